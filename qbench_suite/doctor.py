@@ -1,0 +1,76 @@
+"""Doctor: what the suite finds on this machine, and what keeps it from more."""
+
+from __future__ import annotations
+
+import platform
+from dataclasses import dataclass
+from importlib import metadata
+
+from qbench_suite.manager import Manager
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing looked at."""
+
+    what: str
+    state: str
+    #: ``ok``, ``note`` (works without it) or ``problem``.
+    grade: str = "ok"
+
+
+_LIBRARIES = ("torch", "torchvision", "timm", "pytest", "pytest-benchmark", "pandas", "pyarrow")
+
+
+def examine(manager: Manager) -> list[Finding]:
+    """Versions, devices, compiler, plugins; in that order."""
+    findings = [Finding("python", platform.python_version())]
+    findings += [_library(name) for name in ("qbench-suite", *_LIBRARIES)]
+    findings += _devices()
+    findings.append(_compiler())
+    findings += [
+        Finding(f"plugin {plugin.owner}", ", ".join(plugin.hooks) or "no hooks")
+        for plugin in sorted(manager.plugins, key=lambda plugin: str(plugin.owner))
+    ]
+    findings += [
+        Finding(f"plugin {problem.plugin}", f"{problem.reason} {problem.remedy}", "problem")
+        for problem in manager.problems
+    ]
+    return findings
+
+
+def _library(name: str) -> Finding:
+    try:
+        return Finding(name, metadata.version(name))
+    except metadata.PackageNotFoundError:
+        if name == "qbench-suite":
+            return Finding(name, "runs from a checkout that is not installed", "note")
+        return Finding(name, f"absent; pip install {name}", "note")
+
+
+def _devices() -> list[Finding]:
+    import torch
+
+    found = [Finding("cpu", f"{torch.get_num_threads()} threads")]
+    for index in range(torch.cuda.device_count()):
+        properties = torch.cuda.get_device_properties(index)
+        memory = properties.total_memory / 2**30
+        found.append(
+            Finding(
+                f"cuda:{index}",
+                f"{properties.name}, sm_{properties.major}{properties.minor}, {memory:.0f} GiB",
+            )
+        )
+    if len(found) == 1:
+        found.append(Finding("cuda", "no device; cases run on the CPU", "note"))
+    return found
+
+
+def _compiler() -> Finding:
+    from qbench_suite.scaling.compiling import compiler
+
+    path = compiler()
+    if path:
+        return Finding("C++ compiler", path)
+    remedy = "none; kernels run uncompiled, with the same bits but slower; install g++ or clang++"
+    return Finding("C++ compiler", remedy, "note")

@@ -1,0 +1,159 @@
+"""The grid: which cases there are, as plain strings, before anything is measured."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from dataclasses import astuple, dataclass
+from fnmatch import fnmatchcase
+from typing import ClassVar, cast
+
+from qbench_suite.engine.pool import ModelPool
+from qbench_suite.errors import NameNotFoundError, SelectionError
+from qbench_suite.manager import Manager
+from qbench_suite.registry import near_misses
+
+#: Distributions that format cases draw samples from.
+DISTRIBUTIONS = ("normal", "uniform", "laplace", "lognormal", "outliers")
+
+
+def case_id(*parts: str) -> str:
+    """The parts joined by ``-``, with every other character than ``A-Z a-z 0-9 _ . +`` as ``.``."""
+    return "-".join(re.sub(r"[^A-Za-z0-9_.+]", ".", part) for part in parts)
+
+
+class GridCase:
+    """One point of a grid, a dataclass of strings; its id is its fields, in order, joined by ``-``."""
+
+    #: Table that its row belongs to.
+    table: ClassVar[str]
+    format: str
+
+    @property
+    def id(self) -> str:
+        """What stands between the brackets of the pytest id; independent of other plugins."""
+        return case_id(*astuple(cast("LayerCase", self)))
+
+    @property
+    def key(self) -> str:
+        """``table/id``: the case in a journal."""
+        return f"{self.table}/{self.id}"
+
+
+@dataclass(frozen=True, order=True)
+class LayerCase(GridCase):
+    """A layer of a model, quantized to a format in a mode: ``model-format-mode-layer``."""
+
+    table = "layers"
+    model: str
+    format: str
+    mode: str
+    layer: str
+
+
+@dataclass(frozen=True, order=True)
+class FormatCase(GridCase):
+    """A format on samples of a distribution: ``format-distribution``."""
+
+    table = "formats"
+    format: str
+    distribution: str
+
+
+@dataclass(frozen=True, order=True)
+class QuantizerCase(GridCase):
+    """The throughput of a format in a mode: ``format-mode``."""
+
+    table = "quantizers"
+    format: str
+    mode: str
+
+
+@dataclass(frozen=True)
+class Selection:
+    """Which entries the grid holds: comma lists of glob patterns; None for the default entries."""
+
+    models: str | None = None
+    formats: str | None = None
+    modes: str | None = None
+    layers: str | None = None
+
+    def model_names(self, manager: Manager) -> list[str]:
+        """Models selected; raises ``NameNotFoundError`` for a pattern without match."""
+        if self.models is not None:
+            return manager.models.select(self.models)
+        return [entry.name for entry in manager.models if entry.default]
+
+    def format_names(self, manager: Manager) -> list[str]:
+        """Formats selected, by default all that are for elements."""
+        if self.formats is not None:
+            return manager.formats.select(self.formats)
+        return [entry.name for entry in manager.formats if not entry.scale_only]
+
+    def mode_names(self, manager: Manager) -> list[str]:
+        """Modes selected."""
+        if self.modes is not None:
+            return manager.modes.select(self.modes)
+        return [entry.name for entry in manager.modes if entry.default]
+
+    def fitting(self, manager: Manager) -> list[tuple[str, str]]:
+        """(format, mode) pairs selected that fit each other; ``SelectionError`` if none does."""
+        formats, modes = self.format_names(manager), self.mode_names(manager)
+        misfits = {
+            (f, m): manager.modes.get(m).misfit(manager.formats.get(f))
+            for f in formats
+            for m in modes
+        }
+        pairs = [pair for pair, reason in misfits.items() if not reason]
+        if not pairs:
+            reasons = "; ".join(dict.fromkeys(misfits.values())) or "nothing is selected"
+            raise SelectionError(
+                f"A grid holds formats in modes they fit; of formats {formats} and modes {modes} "
+                f"none does: {reasons}. Widen --qbench-formats or --qbench-modes."
+            )
+        return sorted(pairs)
+
+
+def layer_cases(selection: Selection, manager: Manager, pool: ModelPool) -> list[LayerCase]:
+    """Every layer case selected, sorted; raises ``NameNotFoundError`` for a pattern without match."""
+    pairs = selection.fitting(manager)
+    patterns = [p.strip() for p in (selection.layers or "*").split(",") if p.strip()]
+    cases: list[LayerCase] = []
+    unmatched, known = set(patterns), set()
+    for model in selection.model_names(manager):
+        layers = list(pool.get(model).layers)
+        known.update(layers)
+        chosen = [n for n in layers if any(fnmatchcase(n, pattern) for pattern in patterns)]
+        unmatched -= {p for p in unmatched if any(fnmatchcase(n, p) for n in layers)}
+        cases += [LayerCase(model, f, m, layer) for f, m in pairs for layer in chosen]
+    if unmatched and known:
+        pattern = sorted(unmatched)[0]
+        raise NameNotFoundError(
+            f"A pattern of --qbench-layers matches a layer of a selected model; {pattern!r} matches "
+            f"none. {near_misses(pattern, sorted(known))}"
+        )
+    _check_unique(cases)
+    return sorted(cases)
+
+
+def format_cases(selection: Selection, manager: Manager) -> list[FormatCase]:
+    """Every format case selected, sorted."""
+    return sorted(
+        FormatCase(name, d) for name in selection.format_names(manager) for d in DISTRIBUTIONS
+    )
+
+
+def quantizer_cases(selection: Selection, manager: Manager) -> list[QuantizerCase]:
+    """Every quantizer case selected, sorted."""
+    return [QuantizerCase(format, mode) for format, mode in selection.fitting(manager)]
+
+
+def _check_unique(cases: Iterable[LayerCase]) -> None:
+    seen: dict[str, LayerCase] = {}
+    for case in cases:
+        other = seen.setdefault(case.id, case)
+        if other != case:
+            raise SelectionError(
+                f"A case id tells one case; {case.id} tells {other} and {case}. Rename a model or select "
+                "one of the two."
+            )

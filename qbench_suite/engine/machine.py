@@ -1,0 +1,67 @@
+"""What machine and which libraries rows were measured with."""
+
+from __future__ import annotations
+
+import datetime
+import os
+import platform
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from qbench_suite.engine.settings import Settings
+from qbench_suite.manager import Manager
+from qbench_suite.scaling import compiling
+from qbench_suite.timing import allocator
+
+
+def version_of(distribution: str) -> str:
+    """Installed version of a distribution; empty where it is absent."""
+    try:
+        return metadata.version(distribution)
+    except metadata.PackageNotFoundError:
+        return ""
+
+
+def processor() -> str:
+    """Name of the processor, as the system gives it."""
+    try:
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    except OSError:
+        pass
+    return platform.processor() or platform.machine()
+
+
+def machine_name(device: torch.device) -> str:
+    """The GPU where the device is one, else the processor with its number of CPUs."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"{processor()} x{os.cpu_count()}"
+
+
+def machine_info(manager: Manager, settings: Settings) -> dict[str, Any]:
+    """Facts for the journal's header and the benchmark JSON, plugins' own included; plain JSON types."""
+    from qbench_suite import __version__
+
+    device = torch.device(settings.device)
+    info: dict[str, Any] = {
+        "started_at": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "suite_version": __version__,
+        "torch_version": torch.__version__,
+        "timm_version": version_of("timm"),
+        "python_version": platform.python_version(),
+        "machine": machine_name(device),
+        "device": str(device),
+        "seed": settings.seed,
+        "batch": settings.batch,
+        "threads": torch.get_num_threads(),
+        "allocator": allocator(),
+        "compiler": compiling.compiler(),
+        "plugins": "; ".join(sorted(str(plugin.owner) for plugin in manager.plugins)),
+    }
+    manager.hook.qbench_machine_info(info=info)
+    return info

@@ -1,0 +1,97 @@
+"""Which modules of a model have a quantized twin, and why the others have none."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import nn
+
+from qbench_suite.layers import QuantModule, replaces
+from qbench_suite.manager import Manager
+
+#: Types that compute nothing at inference: left as they are without loss.
+_INERT = ("Identity", "Dropout", "Dropout2d", "DropPath", "Flatten", "PatchDropout", "AlphaDropout")
+#: Inputs of these carry features on axis 1, of those on the last axis.
+_FEATURES_FIRST = (nn.Conv2d, nn.BatchNorm2d, nn.GroupNorm)
+_FEATURES_LAST = (nn.Linear, nn.LayerNorm)
+
+
+@dataclass(frozen=True)
+class Replacement:
+    """A float module and the quantized layer that replaces it."""
+
+    module: nn.Module
+    layer: type[QuantModule]
+    #: Feature axis of its input where its neighbours tell; None for the layer's own default.
+    feature_axis: int | None
+
+
+@dataclass(frozen=True)
+class FloatModule:
+    """A module that stays float."""
+
+    #: Name of its class.
+    module_type: str
+    #: Why it stays float.
+    reason: str
+    #: Whether it computes something that quantization would touch.
+    loses_coverage: bool
+
+
+def replacements(
+    model: nn.Module, manager: Manager
+) -> tuple[dict[str, Replacement], dict[str, FloatModule]]:
+    """Modules of ``model`` with a twin, and leaf modules without one, by dotted name."""
+    twins: dict[type[nn.Module], type[QuantModule] | None] = {}
+    found: dict[str, Replacement] = {}
+    left: dict[str, FloatModule] = {}
+    for name, module in model.named_modules():
+        module_type = type(module)
+        if module_type not in twins:
+            twins[module_type] = _twin(module_type, manager)
+        layer = twins[module_type]
+        if layer is not None and name:
+            found[name] = Replacement(module, layer, _feature_axis(model, name))
+        elif not any(module.children()):
+            left[name] = _why_float(module)
+    return found, left
+
+
+def _twin(module_type: type[nn.Module], manager: Manager) -> type[QuantModule] | None:
+    """The layer that replaces the type; one that names it outranks one that names its base."""
+    fits = [entry.layer for entry in manager.layers if replaces(entry.layer, module_type)]
+    dotted = f"{module_type.__module__}.{module_type.__qualname__}"
+    fits.sort(key=lambda layer: not any(_same(t, dotted) for t in layer.float_types))
+    return fits[0] if fits else None
+
+
+def _same(float_type: str, dotted: str) -> bool:
+    from qbench_suite.layers import resolve
+
+    resolved = resolve(float_type)
+    return resolved is not None and f"{resolved.__module__}.{resolved.__qualname__}" == dotted
+
+
+def _why_float(module: nn.Module) -> FloatModule:
+    name = type(module).__name__
+    if name in _INERT:
+        return FloatModule(name, "computes nothing at inference", loses_coverage=False)
+    dotted = f"{type(module).__module__}.{name}"
+    return FloatModule(name, f"no registered layer replaces {dotted}", loses_coverage=True)
+
+
+def _feature_axis(model: nn.Module, name: str) -> int | None:
+    """The feature axis that the nearest sibling before ``name`` works on.
+
+    An activation in an NHWC block sees rank-4 tensors whose features come last; its own type does
+    not tell, the linear layer before it does.
+    """
+    parent_name, _, child = name.rpartition(".")
+    siblings = list(model.get_submodule(parent_name).named_children())
+    position = [key for key, _ in siblings].index(child)
+    for _, sibling in reversed(siblings[:position]):
+        if isinstance(sibling, _FEATURES_FIRST):
+            return 1
+        if isinstance(sibling, _FEATURES_LAST) and type(sibling).__name__ != "LayerNorm2d":
+            return -1
+    return None

@@ -1,0 +1,69 @@
+"""The errors of qbench_suite: one class a kind of mistake, each refining a builtin.
+
+::
+
+    QBenchError
+    ├── NameNotFoundError (LookupError)   a name no registry holds
+    ├── DuplicateNameError (ValueError)   two plugins register one name
+    ├── PluginError (RuntimeError)        a plugin that cannot be used
+    │   └── UnknownHookError              a qbench_* function no hook answers to
+    ├── FormatError (ValueError)          a format that breaks its own contract
+    ├── ModeError (ValueError)            a mode that does not fit a tensor or a format
+    ├── LayerError (ValueError)           a module that cannot become a quantized layer
+    ├── ModelError (ValueError)           a model or checkpoint that cannot be used
+    ├── DatasetError (ValueError)         a dataset that cannot be used
+    ├── SelectionError (ValueError)       options that select no case
+    └── ResultsError (OSError)            a results folder that cannot be read or written
+
+Every message says the invariant, what was received, and the remedy.
+"""
+
+from __future__ import annotations
+
+
+class QBenchError(Exception):
+    """Base of every error that qbench_suite raises on purpose."""
+
+
+class NameNotFoundError(QBenchError, LookupError):
+    """A name was asked for that no registry holds; the message offers the nearest names."""
+
+
+class DuplicateNameError(QBenchError, ValueError):
+    """Two plugins register the same name; the message names both owners."""
+
+
+class PluginError(QBenchError, RuntimeError):
+    """A plugin cannot be imported, or one of its hooks raised."""
+
+
+class UnknownHookError(PluginError):
+    """A plugin has a ``qbench_*`` function that answers to no hook, or lacks ``@hookimpl``."""
+
+
+class FormatError(QBenchError, ValueError):
+    """A format breaks its own contract, for instance ``round`` returns another shape."""
+
+
+class ModeError(QBenchError, ValueError):
+    """A mode does not exist, or does not fit the tensor or the format it is used with."""
+
+
+class LayerError(QBenchError, ValueError):
+    """A module cannot become a quantized layer."""
+
+
+class ModelError(QBenchError, ValueError):
+    """A model or a checkpoint cannot be built, read or run."""
+
+
+class DatasetError(QBenchError, ValueError):
+    """A dataset cannot be read, or does not fit the model that wants it."""
+
+
+class SelectionError(QBenchError, ValueError):
+    """The options given select no case at all."""
+
+
+class ResultsError(QBenchError, OSError):
+    """A results folder or journal cannot be read or written."""

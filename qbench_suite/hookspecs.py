@@ -1,0 +1,60 @@
+"""Every hook a plugin may implement: its signature and a sentence."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import pluggy
+
+if TYPE_CHECKING:
+    import argparse
+
+    from qbench_suite.datasets import DatasetEntry
+    from qbench_suite.formats import Format
+    from qbench_suite.layers import QuantModule
+    from qbench_suite.models import ModelEntry
+    from qbench_suite.registry import Family
+    from qbench_suite.scaling import Mode
+
+PROJECT = "qbench"
+#: Decorator of a plugin's hook functions.
+hookimpl = pluggy.HookimplMarker(PROJECT)
+hookspec = pluggy.HookspecMarker(PROJECT)
+
+
+@hookspec
+def qbench_register_formats(register: Callable[[Format | Family[Format]], None]) -> None:
+    """Call ``register`` on each number format."""
+
+
+@hookspec
+def qbench_register_modes(register: Callable[[Mode | Family[Mode]], None]) -> None:
+    """Call ``register`` on each scaling mode."""
+
+
+@hookspec
+def qbench_register_layers(register: Callable[[type[QuantModule]], None]) -> None:
+    """Call ``register`` on each quantized layer class."""
+
+
+@hookspec
+def qbench_register_models(register: Callable[[ModelEntry | Family[ModelEntry]], None]) -> None:
+    """Call ``register`` on each model."""
+
+
+@hookspec
+def qbench_register_datasets(
+    register: Callable[[DatasetEntry | Family[DatasetEntry]], None],
+) -> None:
+    """Call ``register`` on each dataset."""
+
+
+@hookspec
+def qbench_machine_info(info: dict[str, Any]) -> None:
+    """Add facts about this machine or the installed libraries to ``info``, as plain JSON types."""
+
+
+@hookspec
+def qbench_cli_commands(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Add a subcommand of ``qbench``; its parser sets ``run`` to a ``Callable[[Namespace], int]``."""

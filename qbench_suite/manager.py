@@ -1,0 +1,296 @@
+"""Manager: finds plugins, asks each for its entries, and remembers who provided what.
+
+Plugins come from the entry-point group ``qbench``, from single files, from folders of a checkout that
+is not installed, and as modules (any ``conftest.py``). Each is asked by itself, so that its entries
+get an owner and its mistakes stay its own: entries of a plugin whose hook raises are dropped whole,
+and ``problems`` says why.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import importlib.util
+import inspect
+import re
+import sys
+import traceback
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING, Any, cast
+
+import pluggy
+
+from qbench_suite import hookspecs
+from qbench_suite.errors import DuplicateNameError, PluginError, QBenchError, UnknownHookError
+from qbench_suite.registry import Family, Owner, Registry, near_misses
+
+if TYPE_CHECKING:
+    from qbench_suite.datasets import DatasetEntry
+    from qbench_suite.formats import Format
+    from qbench_suite.layers import QuantModule
+    from qbench_suite.models import ModelEntry
+    from qbench_suite.scaling import Mode
+
+ENTRY_POINT_GROUP = "qbench"
+_NAME = re.compile(r"[A-Za-z0-9_.+:/]+")
+
+
+@dataclass(frozen=True)
+class Problem:
+    """A plugin that is not in use, and why."""
+
+    #: What was loaded: a module, a file or an entry point.
+    plugin: str
+    #: The error, one line.
+    reason: str
+    #: What its owner can do.
+    remedy: str
+    #: Whether cases must not run before it is mended, as it makes names ambiguous or hooks dead.
+    fatal: bool = False
+    #: Where it happened, for ``qbench doctor -v``.
+    trace: str = ""
+
+
+@dataclass(frozen=True)
+class Plugin:
+    """A plugin in use."""
+
+    owner: Owner
+    #: Names of the hooks it implements.
+    hooks: tuple[str, ...]
+
+
+class Manager:
+    """The registries, filled by plugins.
+
+    ``disabled``: modules, entry-point names or distributions that are not to be loaded.
+    """
+
+    def __init__(self, *, disabled: Iterable[str] = ()) -> None:
+        self.formats: Registry[Format] = Registry("format")
+        self.modes: Registry[Mode] = Registry("mode")
+        self.layers: Registry[_Layer] = Registry("layer")
+        self.models: Registry[ModelEntry] = Registry("model")
+        self.datasets: Registry[DatasetEntry] = Registry("dataset")
+        self.plugins: list[Plugin] = []
+        self.problems: list[Problem] = []
+        self.disabled = frozenset(disabled)
+        self._plugins = pluggy.PluginManager(hookspecs.PROJECT)
+        self._plugins.add_hookspecs(hookspecs)
+        self._registries: dict[str, Registry[Any]] = {
+            "qbench_register_formats": self.formats,
+            "qbench_register_modes": self.modes,
+            "qbench_register_layers": self.layers,
+            "qbench_register_models": self.models,
+            "qbench_register_datasets": self.datasets,
+        }
+        core = Owner("qbench_suite", "qbench-suite")
+        variants = Family("<format>+<variant>", r"(?P<base>.+)\+(?P<suffix>[a-z]+)", self._variant)
+        self.formats.register(variants, core)
+
+    @property
+    def hook(self) -> pluggy.HookRelay:
+        """Callers of the hooks that are not registrations."""
+        return self._plugins.hook
+
+    def load_entry_points(self) -> None:
+        """Load every installed distribution's plugins of group ``qbench``, sorted by name."""
+        for distribution in metadata.distributions():
+            for point in distribution.entry_points:
+                if point.group == ENTRY_POINT_GROUP:
+                    name, version = distribution.name, distribution.version
+                    owner = Owner(point.value, name, version)
+                    if not {point.name, name} & self.disabled:
+                        self._load(owner, point.load)
+
+    def load_folder(self, folder: Path) -> None:
+        """Load each child of ``folder`` that is a package or a module, unless it is loaded already."""
+        for path in sorted(folder.iterdir()):
+            package = path / "__init__.py"
+            name = path.stem
+            if name.startswith(("_", ".")) or not (package.exists() or path.suffix == ".py"):
+                continue
+            if str(folder) not in sys.path:
+                sys.path.append(str(folder))
+            self._load(Owner(name), functools.partial(importlib.import_module, name))
+
+    def load_file(self, path: Path) -> None:
+        """Load the plugin in one Python file."""
+        self._load(Owner(str(path)), lambda: _import_file(path))
+
+    def register(self, plugin: ModuleType | object, owner: Owner | None = None) -> None:
+        """Take ``plugin`` (a module, or any object with hooks) in; what fails lands in ``problems``."""
+        owner = owner or Owner(getattr(plugin, "__name__", type(plugin).__name__))
+        self._load(owner, lambda: plugin)
+
+    def check(self, *, strict: bool = False) -> None:
+        """Raise ``PluginError`` for problems that make a run meaningless; for any, if ``strict``."""
+        bad = [problem for problem in self.problems if problem.fatal or strict]
+        if bad:
+            lines = [f"{problem.plugin}: {problem.reason} {problem.remedy}" for problem in bad]
+            raise PluginError("Plugins must load before cases run.\n" + "\n".join(lines))
+
+    def has_hooks(self, plugin: object) -> bool:
+        """Whether ``plugin`` is a module with a function marked as, or named like, a hook."""
+        return isinstance(plugin, ModuleType) and bool(_functions(plugin))
+
+    def _load(self, owner: Owner, load: Callable[[], object]) -> None:
+        if owner.module in self.disabled or any(
+            p.owner.module == owner.module for p in self.plugins
+        ):
+            return
+        try:
+            plugin = load()
+            if self._plugins.is_registered(plugin):
+                return
+            hooks = self._check_hooks(plugin)
+            self._take(plugin, owner)
+        except Exception as error:
+            self.problems.append(_problem(owner, error))
+        else:
+            self.plugins.append(Plugin(owner, hooks))
+
+    def _check_hooks(self, plugin: object) -> tuple[str, ...]:
+        """Names of the plugin's hooks; raises ``UnknownHookError`` for one that would never be called."""
+        known = [name for name in vars(hookspecs) if name.startswith("qbench_")]
+        found = []
+        for name, function in _functions(plugin):
+            marked = getattr(function, f"{hookspecs.PROJECT}_impl", None)
+            if (
+                name.startswith("qbench_")
+                and name not in known
+                and not (marked and marked["specname"])
+            ):
+                raise UnknownHookError(
+                    f"A qbench_* function answers to a hook; {name!r} does not. "
+                    f"{near_misses(name, known)}"
+                )
+            if name in known and marked is None:
+                raise UnknownHookError(
+                    f"A hook is decorated with @qbench_suite.hookimpl; {name!r} is not. Decorate it."
+                )
+            if marked:
+                found.append(marked["specname"] or name)
+        return tuple(found)
+
+    def _take(self, plugin: object, owner: Owner) -> None:
+        """Register ``plugin`` and its entries, all of them or none."""
+        self._plugins.register(plugin, name=f"{owner.module}-{id(plugin)}")
+        try:
+            entries = self._entries(plugin)
+            names = [(registry.kind, entry.name) for registry, entry in entries]
+            for (registry, entry), name in zip(entries, names, strict=True):
+                registry.check_free(entry, owner)
+                if names.count(name) > 1:
+                    raise DuplicateNameError(
+                        f"A {registry.kind} name is registered once; {owner} registers {name[1]!r} "
+                        f"{names.count(name)} times. Rename one."
+                    )
+        except Exception:
+            self._plugins.unregister(plugin)
+            raise
+        for registry, entry in entries:
+            registry.register(entry, owner)
+
+    def _entries(self, plugin: object) -> list[tuple[Registry[Any], Any]]:
+        entries: list[tuple[Registry[Any], Any]] = []
+        others = [other for other in self._plugins.get_plugins() if other is not plugin]
+        for hook, registry in self._registries.items():
+
+            def register(entry: Any, registry: Registry[Any] = registry) -> None:
+                entries.append((registry, _named(entry)))
+
+            self._plugins.subset_hook_caller(hook, remove_plugins=others)(register=register)
+        return entries
+
+    def _variant(self, match: Any) -> Format:
+        return self.formats.get(match["base"]).variant(match["suffix"])
+
+
+@dataclass(frozen=True)
+class _Layer:
+    """A quantized layer class in its registry, under the name of the class."""
+
+    name: str
+    layer: type[QuantModule]
+
+
+def _named(entry: Any) -> Any:
+    """``entry`` if it can be registered; classes are wrapped, as their name is not theirs to give."""
+    if inspect.isclass(entry):
+        if not hasattr(entry, "float_types"):
+            raise PluginError(
+                f"A class is registered as a layer, which names its float_types; {entry!r} names none. "
+                "Derive it from QuantModule."
+            )
+        return _Layer(entry.__name__, cast(Any, entry))
+    name = getattr(entry, "name", None)
+    if not isinstance(name, str) or not (isinstance(entry, Family) or _NAME.fullmatch(name)):
+        raise PluginError(
+            f"register() takes an entry whose name is made of letters, digits and _ . + : /; got "
+            f"{entry!r}. Pass a Format, Mode, ModelEntry, DatasetEntry, Family or QuantModule class."
+        )
+    return entry
+
+
+def _functions(plugin: object) -> list[tuple[str, object]]:
+    return [
+        (name, value)
+        for name in dir(plugin)
+        if inspect.isroutine(value := getattr(plugin, name, None))
+        if name.startswith("qbench_") or hasattr(value, f"{hookspecs.PROJECT}_impl")
+    ]
+
+
+def _import_file(path: Path) -> ModuleType:
+    if not path.is_file():
+        raise PluginError(
+            f"--qbench-plugin takes a Python file; {path} does not exist. Check the path."
+        )
+    name = f"qbench_plugin_{path.stem}"
+    spec = importlib.util.spec_from_file_location(name, path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    # torch.compile and pickle look classes up by their module's name.
+    sys.modules[name] = module
+    try:
+        spec.loader.exec_module(module)
+    except BaseException:
+        del sys.modules[name]
+        raise
+    return module
+
+
+def _problem(owner: Owner, error: Exception) -> Problem:
+    remedy = f"Mend it, or pass --qbench-disable-plugin {owner.module}."
+    if isinstance(error, ModuleNotFoundError):
+        remedy = f"Install {error.name}, or pass --qbench-disable-plugin {owner.module}."
+    reason = str(error) if isinstance(error, QBenchError) else f"{type(error).__name__}: {error}"
+    return Problem(
+        plugin=str(owner),
+        reason=reason,
+        remedy=remedy,
+        fatal=isinstance(error, DuplicateNameError | UnknownHookError),
+        trace="".join(traceback.format_exception(error)),
+    )
+
+
+def default_manager(*, disabled: Iterable[str] = (), files: Iterable[Path] = ()) -> Manager:
+    """A manager with the plugins installed, those of the checkout around it, and ``files``.
+
+    The suite's own plugins are loaded by folder where the package runs from a checkout, so that a
+    tree that is not installed (``PYTHONPATH=.:plugins``) works without entry points.
+    """
+    manager = Manager(disabled=disabled)
+    manager.load_entry_points()
+    checkout = Path(__file__).parent.parent / "plugins"
+    if checkout.is_dir():
+        manager.load_folder(checkout)
+    for path in files:
+        manager.load_file(path)
+    return manager

@@ -1,0 +1,69 @@
+"""A progress bar with the time left, in place of dots, where the output is a terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+
+
+class ProgressBar:
+    """Counts tests on a terminal; without one, or without rich, it leaves pytest's dots alone."""
+
+    def __init__(self) -> None:
+        self._bar: Any = None
+        self._task: Any = None
+        self._failed = 0
+
+    @contextmanager
+    def counting(self, total: int) -> Iterator[None]:
+        """Show the bar for ``total`` tests; none for 0."""
+        if not total or not (progress := _rich_progress()):
+            yield
+            return
+        # Tests capture the terminal, so the bar is drawn between them only, never by a thread.
+        self._bar = progress
+        self._bar.start()
+        self._task = self._bar.add_task("cases", total=total, failed=0)
+        try:
+            yield
+        finally:
+            self._bar.refresh()
+            self._bar.stop()
+            self._bar = None
+
+    def status(self, report: pytest.TestReport) -> tuple[str, str, str] | None:
+        """Count a test that has ended; while the bar is shown no test leaves a letter."""
+        if self._bar is None:
+            return None
+        self._failed += report.failed
+        self._bar.update(self._task, advance=report.when == "teardown", failed=self._failed)
+        self._bar.refresh()
+        counted = report.when == "call" or not report.passed
+        return (report.outcome if counted else "", "", "")
+
+
+def _rich_progress() -> Any:
+    try:
+        from rich.progress import (
+            BarColumn,
+            MofNCompleteColumn,
+            Progress,
+            TextColumn,
+            TimeElapsedColumn,
+            TimeRemainingColumn,
+        )
+    except ImportError:
+        return None
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("failed {task.fields[failed]}"),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
+        auto_refresh=False,
+    )

@@ -1,0 +1,124 @@
+"""Recorder: the folder of a run and what is written there: journal, tables."""
+
+from __future__ import annotations
+
+import datetime
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from qbench_suite.errors import ResultsError
+
+if TYPE_CHECKING:
+    from qbench_suite.results import Journal, JournalContents, Row
+
+
+def run_folder(config: pytest.Config) -> Path:
+    """The folder of this run: named by option, by the run that is resumed, or by the time."""
+    results: Path = config.getoption("qbench_results") or config.rootpath / "results"
+    worker = getattr(config, "workerinput", None)
+    if worker is not None:
+        return results / str(worker["qbench_run"])
+    resumed = config.getoption("qbench_resume")
+    if resumed:
+        return _existing_run(results, resumed)
+    now = datetime.datetime.now().strftime("%Y%m%d-%H%M%S")
+    return results / (config.getoption("qbench_run") or f"{now}-{os.getpid()}")
+
+
+def _existing_run(results: Path, name: str) -> Path:
+    runs = sorted({path.parent for path in results.glob("*/journal-*.jsonl")}, key=_age)
+    folder = runs[-1] if name == "latest" and runs else results / name
+    if folder not in runs:
+        known = ", ".join(run.name for run in runs[-5:]) or "none"
+        raise pytest.UsageError(
+            f"--qbench-resume takes a run that has a journal; {folder} has none. Runs there: {known}."
+        )
+    return folder
+
+
+def _age(folder: Path) -> float:
+    return max(path.stat().st_mtime for path in folder.glob("journal-*.jsonl"))
+
+
+class Recorder:
+    """Writes the journal of a run, opened with its first case, and at the end its tables.
+
+    Where the folder cannot be written any more (a full disk), the session stops with the reason;
+    what is in the journal stays readable.
+    """
+
+    def __init__(self, config: pytest.Config) -> None:
+        self._config = config
+        self._journal: Journal | None = None
+        self._float_models: set[str] = set()
+        #: Why recording stopped before its time; empty while it works.
+        self.lost = ""
+        self.folder = run_folder(config)
+
+    def finished_before(self) -> set[str]:
+        """Keys of the cases that a resumed run has finished; empty for a new run."""
+        if not self._config.getoption("qbench_resume"):
+            return set()
+        return set(self.contents().rows)
+
+    def contents(self) -> JournalContents:
+        """What the journals in the folder say so far."""
+        from qbench_suite.results import read_journals
+
+        return read_journals(self.folder)
+
+    def started(self, key: str, header: Callable[[], dict[str, Any]]) -> None:
+        """Note that a case begins; the first one opens the journal with ``header()``."""
+        self._guard(lambda: self._open(header).started(key))
+
+    def finished(self, key: str, row: Row) -> None:
+        """Note the row of a case that has ended."""
+        journal = self._journal
+        if journal and not self.lost:
+            self._guard(lambda: journal.finished(key, row.table, row.to_json()))
+
+    def left_float(self, model: str, modules: list[dict[str, Any]]) -> None:
+        """Note, once a model, its modules that no layer replaces."""
+        journal = self._journal
+        if journal and modules and model not in self._float_models:
+            self._float_models.add(model)
+            self._guard(lambda: journal.left_float(model, modules))
+
+    def finish(self) -> None:
+        """Close the journal and write the tables, unless a worker of another process does."""
+        from qbench_suite.results import write_tables
+
+        if self._journal:
+            self._journal.close()
+        written = any(self.folder.glob("journal-*.jsonl"))
+        if not written or hasattr(self._config, "workerinput"):
+            return
+        try:
+            write_tables(self.folder)
+        except ResultsError as error:
+            self.lost = self.lost or str(error)
+
+    def _open(self, header: Callable[[], dict[str, Any]]) -> Journal:
+        from qbench_suite.results import Journal
+
+        if self._journal is None:
+            shared = hasattr(self._config, "workerinput") or _distributes(self._config)
+            self._journal = Journal(
+                self.folder, {"run": self.folder.name, **header()}, shared=shared
+            )
+        return self._journal
+
+    def _guard(self, write: Callable[[], None]) -> None:
+        try:
+            write()
+        except ResultsError as error:
+            self.lost = str(error)
+            pytest.exit(f"\n{error}", returncode=pytest.ExitCode.INTERRUPTED)
+
+
+def _distributes(config: pytest.Config) -> bool:
+    return bool(config.getoption("numprocesses", None))

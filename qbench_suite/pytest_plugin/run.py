@@ -1,0 +1,149 @@
+"""Run: the state of one pytest invocation: plugins, engine, recorder, progress."""
+
+from __future__ import annotations
+
+import functools
+from contextlib import AbstractContextManager
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from qbench_suite.errors import QBenchError
+from qbench_suite.pytest_plugin import options
+from qbench_suite.pytest_plugin.progress import ProgressBar
+from qbench_suite.pytest_plugin.recorder import Recorder
+
+if TYPE_CHECKING:
+    from qbench_suite.engine import Engine
+    from qbench_suite.manager import Manager
+    from qbench_suite.results import Row
+    from qbench_suite.timing import Timer
+
+RUN: pytest.StashKey[Run] = pytest.StashKey()
+#: A measured case, its row, and the extra_info of its benchmark.
+MEASURED: pytest.StashKey[tuple[Any, Row, dict[str, Any]]] = pytest.StashKey()
+#: A run without plugins of the suite does not care for the order of these.
+_LAST = (1, "", ())
+
+
+class Run:
+    """One run; nothing heavy is imported and nothing is written before cases are collected."""
+
+    def __init__(self, config: pytest.Config) -> None:
+        self._config = config
+        self._offered: list[object] = []
+        self.recorder = Recorder(config)
+        self.bar = ProgressBar()
+
+    def offer(self, plugin: object) -> None:
+        """Hand a pytest plugin over, in case it holds hooks of the suite (a ``conftest.py`` may)."""
+        self._offered.append(plugin)
+        if "manager" in self.__dict__:
+            self._take_offers(self.manager)
+
+    @functools.cached_property
+    def manager(self) -> Manager:
+        """The suite's plugins; raises ``UsageError`` for those that make a run meaningless."""
+        from qbench_suite.manager import default_manager
+
+        config = self._config
+        files = [*config.getini("qbench_plugins"), *config.getoption("qbench_plugin")]
+        manager = default_manager(
+            disabled=config.getoption("qbench_disable_plugin"), files=map(Path, files)
+        )
+        self._take_offers(manager)
+        try:
+            manager.check(strict=config.getoption("qbench_strict_plugins"))
+        except QBenchError as error:
+            raise pytest.UsageError(str(error)) from None
+        return manager
+
+    @functools.cached_property
+    def engine(self) -> Engine:
+        """The engine, with this run's settings; from here on freed memory stays with the process."""
+        from qbench_suite.engine import Engine
+        from qbench_suite.results import Gates
+        from qbench_suite.timing import keep_freed_blocks
+
+        keep_freed_blocks()
+        gates = Gates.read(self._config.getoption("qbench_gates"))
+        return Engine(self.manager, options.settings(self._config), gates)
+
+    def cases(self, fixture: str) -> list[Any]:
+        """The cases that a fixture is parametrized with; ends pytest for a mistake of the user's."""
+        try:
+            chosen = options.selection(self._config)
+            cases: list[Any] = getattr(self.engine, f"{fixture}s")(chosen)
+        except (QBenchError, pytest.UsageError) as error:
+            pytest.exit(f"\n{error}", returncode=pytest.ExitCode.USAGE_ERROR)
+        for name in {case.format for case in cases}:
+            self._config.addinivalue_line("markers", f"{name}: cases of the format {name}")
+        return cases
+
+    def arrange(self, items: list[pytest.Item]) -> None:
+        """Sort cases so that each model is loaded once; leave out what a resumed run has finished."""
+        done = self.recorder.finished_before()
+        left_out = [item for item in items if (case := case_of(item)) and case.key in done]
+        if left_out:
+            self._config.hook.pytest_deselected(items=left_out)
+        dropped = set(left_out)
+        items[:] = sorted((i for i in items if i not in dropped), key=_order)
+
+    def counting(self, session: pytest.Session) -> AbstractContextManager[None]:
+        """The progress bar around the test loop, on a terminal that is not asked for each test."""
+        config = self._config
+        worker = hasattr(config, "workerinput")
+        shown = not worker and config.getoption("verbose") <= 0 and bool(session.items)
+        return self.bar.counting(
+            len(session.items) if shown and config.get_terminal_writer().hasmarkup else 0
+        )
+
+    def measure(self, case: Any, timer: Timer) -> Row:
+        """Measure ``case``, noted in the journal before it starts."""
+        self.recorder.started(case.key, self.machine_info)
+        if hasattr(case, "model"):
+            modules = self.engine.pool.get(case.model).float_modules
+            left = [{"module": n, **asdict(m)} for n, m in modules.items() if m.loses_coverage]
+            self.recorder.left_float(case.model, left)
+        return self.engine.run(case, timer)
+
+    def note(self, item: pytest.Item, report: pytest.TestReport) -> None:
+        """Write the row of a measured case, with its outcome, to the journal and the benchmark."""
+        if report.when != "call" or MEASURED not in item.stash:
+            return
+        case, row, extra_info = item.stash[MEASURED]
+        if report.failed and row.outcome == "passed":
+            row.outcome, row.reason = "failed", str(report.longrepr).strip().splitlines()[-1]
+        extra_info.update(row.to_extra_info())
+        self.recorder.finished(case.key, row)
+
+    def machine_info(self) -> dict[str, Any]:
+        """Facts for the journal's header and the benchmark JSON."""
+        from qbench_suite.engine.machine import machine_info
+
+        return machine_info(self.manager, self.engine.settings)
+
+    def _take_offers(self, manager: Manager) -> None:
+        from qbench_suite.registry import Owner
+
+        for plugin in self._offered:
+            if manager.has_hooks(plugin):
+                file = getattr(plugin, "__file__", None)
+                manager.register(plugin, Owner(str(file or plugin)))
+        self._offered.clear()
+
+
+def case_of(item: pytest.Item) -> Any:
+    """The grid case that an item measures; None for other tests."""
+    callspec = getattr(item, "callspec", None)
+    if callspec is None:
+        return None
+    return next((callspec.params[f] for f in options.CASE_FIXTURES if f in callspec.params), None)
+
+
+def _order(item: pytest.Item) -> tuple[int, str, Any]:
+    """Cases first: formats, then layers, then quantizers, each sorted by its axes."""
+    case = case_of(item)
+    return (0, case.table, case) if case else _LAST

@@ -1,0 +1,93 @@
+"""The table at the end of a run: what each format costs in each mode, and where it hurts."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from qbench_suite.errors import ResultsError
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from qbench_suite.pytest_plugin.recorder import Recorder
+
+_WORST = 10
+
+
+def summarise(terminal: pytest.TerminalReporter, recorder: Recorder) -> None:
+    """Print the tables of the run; nothing where no case was measured."""
+    from qbench_suite.results import tables_of
+
+    try:
+        tables = tables_of(recorder.contents())
+    except ResultsError:
+        tables = {}
+    if "layers" in tables:
+        _print(terminal, "format x mode over all layers", _by_format_and_mode(tables["layers"]))
+        _print(terminal, f"worst {_WORST} layers", _worst(tables["layers"]))
+    if "quantizers" in tables:
+        _print(terminal, "throughput of fake-quantize", _throughput(tables["quantizers"]))
+    if "formats" in tables and "layers" not in tables:
+        _print(terminal, "formats: SQNR in dB by distribution", _by_distribution(tables["formats"]))
+    if "left_float" in tables:
+        _print(terminal, "left in float: no registered layer", _left_float(tables["left_float"]))
+    if recorder.lost:
+        terminal.write_line(recorder.lost, red=True)
+    if tables:
+        terminal.write_line(f"results: {recorder.folder}")
+
+
+def _by_format_and_mode(layers: pd.DataFrame) -> pd.DataFrame:
+    groups = layers.groupby(["format", "mode"], sort=True)
+    return groups.agg(
+        layers=("case", "size"),
+        passed=("outcome", lambda outcome: int((outcome == "passed").sum())),
+        compliant=("compliant", lambda c: f"{int(c.fillna(False).sum())}/{len(c)}"),
+        sqnr_db_median=("sqnr_db", "median"),
+        sqnr_db_worst=("sqnr_db", "min"),
+        bits=("input_bits_per_value", "median"),
+        slowdown=("slowdown", "median"),
+    ).reset_index()
+
+
+def _worst(layers: pd.DataFrame) -> pd.DataFrame:
+    columns = ["sqnr_db", "model", "layer", "layer_type", "format", "mode", "outcome"]
+    return layers.nsmallest(_WORST, "sqnr_db")[columns]
+
+
+def _throughput(quantizers: pd.DataFrame) -> pd.DataFrame:
+    columns = ["format", "mode", "gelem_per_s", "gb_per_s", "copy_ratio", "eager_ratio", "outcome"]
+    return quantizers[columns].sort_values(["format", "mode"])
+
+
+def _by_distribution(formats: pd.DataFrame) -> pd.DataFrame:
+    table = formats.pivot_table(index="format", columns="distribution", values="sqnr_db")
+    return table.reset_index()
+
+
+def _left_float(modules: pd.DataFrame) -> pd.DataFrame:
+    counts = modules.groupby(["model", "module_type", "reason"], sort=True).size()
+    return counts.rename("modules").reset_index()
+
+
+def _print(terminal: pytest.TerminalReporter, title: str, table: pd.DataFrame) -> None:
+    terminal.section(title)
+    rows = [[_text(value) for value in row] for row in table.itertuples(index=False)]
+    names = [str(name) for name in table.columns]
+    widths = [max(map(len, column)) for column in zip(names, *rows, strict=True)]
+    numeric = [table[name].dtype.kind in "iuf" for name in table.columns]
+    for row in (names, *rows):
+        cells = (
+            text.rjust(width) if right else text.ljust(width)
+            for text, width, right in zip(row, widths, numeric, strict=True)
+        )
+        terminal.write_line("  ".join(cells).rstrip())
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, float):
+        return "" if math.isnan(value) else f"{value:.2f}"
+    return str(value)
