@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -25,12 +26,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(words)
     try:
         run: Callable[[argparse.Namespace], int] = options.run
-        return run(options)
+        status = run(options)
+        sys.stdout.flush()
+        return status
     except QBenchError as error:
         print(error, file=sys.stderr)
         return 2
     except BrokenPipeError:  # the reader, for instance head, has seen enough
-        sys.stderr.close()
+        # The interpreter flushes once more as it ends; let that go nowhere.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
 
 
@@ -72,7 +76,7 @@ def _add_plugin_commands(parser: argparse.ArgumentParser) -> None:
     from qbench_suite.manager import default_manager
 
     manager = default_manager()
-    manager.hook.qbench_cli_commands(commands=parser.get_default("commands"))
+    manager.call("qbench_cli_commands", commands=parser.get_default("commands"))
 
 
 def _manager(options: argparse.Namespace) -> Manager:

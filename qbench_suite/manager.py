@@ -10,11 +10,9 @@ from __future__ import annotations
 
 import functools
 import importlib
-import importlib.util
 import inspect
 import re
 import sys
-import traceback
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from importlib import metadata
@@ -25,8 +23,9 @@ from typing import TYPE_CHECKING, Any, cast
 import pluggy
 
 from qbench_suite import hookspecs
-from qbench_suite.errors import DuplicateNameError, PluginError, QBenchError, UnknownHookError
-from qbench_suite.registry import Family, Owner, Registry, near_misses
+from qbench_suite.errors import DuplicateNameError, PluginError
+from qbench_suite.loading import Plugin, Problem, functions_of, hooks_of, import_file, problem_of
+from qbench_suite.registry import Family, Owner, Registry
 
 if TYPE_CHECKING:
     from qbench_suite.datasets import DatasetEntry
@@ -37,31 +36,6 @@ if TYPE_CHECKING:
 
 ENTRY_POINT_GROUP = "qbench"
 _NAME = re.compile(r"[A-Za-z0-9_.+:/]+")
-
-
-@dataclass(frozen=True)
-class Problem:
-    """A plugin that is not in use, and why."""
-
-    #: What was loaded: a module, a file or an entry point.
-    plugin: str
-    #: The error, one line.
-    reason: str
-    #: What its owner can do.
-    remedy: str
-    #: Whether cases must not run before it is mended, as it makes names ambiguous or hooks dead.
-    fatal: bool = False
-    #: Where it happened, for ``qbench doctor -v``.
-    trace: str = ""
-
-
-@dataclass(frozen=True)
-class Plugin:
-    """A plugin in use."""
-
-    owner: Owner
-    #: Names of the hooks it implements.
-    hooks: tuple[str, ...]
 
 
 class Manager:
@@ -89,23 +63,32 @@ class Manager:
             "qbench_register_datasets": self.datasets,
         }
         core = Owner("qbench_suite", "qbench-suite")
-        variants = Family("<format>+<variant>", r"(?P<base>.+)\+(?P<suffix>[a-z]+)", self._variant)
+        pattern = r"(?P<base>.+)\+(?P<suffix>[a-z]+)"
+        variants = Family("<format>+<variant>", pattern, self._variant, self._variant_owner)
         self.formats.register(variants, core)
+        #: Modules that were loaded, or failed to.
+        self._seen: set[str] = set()
 
-    @property
-    def hook(self) -> pluggy.HookRelay:
-        """Callers of the hooks that are not registrations."""
-        return self._plugins.hook
+    def call(self, hook: str, **arguments: Any) -> None:
+        """Call a hook that is not a registration; a plugin that raises lands in ``problems``."""
+        for plugin in self.plugins:
+            if hook in plugin.hooks:
+                try:
+                    self._caller(hook, plugin.module)(**arguments)
+                except Exception as error:
+                    self.problems.append(problem_of(plugin.owner, error))
 
     def load_entry_points(self) -> None:
-        """Load every installed distribution's plugins of group ``qbench``, sorted by name."""
-        for distribution in metadata.distributions():
-            for point in distribution.entry_points:
-                if point.group == ENTRY_POINT_GROUP:
-                    name, version = distribution.name, distribution.version
-                    owner = Owner(point.value, name, version)
-                    if not {point.name, name} & self.disabled:
-                        self._load(owner, point.load)
+        """Load every installed distribution's plugins of group ``qbench``, sorted by module."""
+        found = [
+            (Owner(point.value, distribution.name, distribution.version), point)
+            for distribution in metadata.distributions()
+            for point in distribution.entry_points
+            if point.group == ENTRY_POINT_GROUP
+        ]
+        for owner, point in sorted(found, key=lambda pair: pair[0].module):
+            if not {point.name, owner.distribution} & self.disabled:
+                self._load(owner, point.load)
 
     def load_folder(self, folder: Path) -> None:
         """Load each child of ``folder`` that is a package or a module, unless it is loaded already."""
@@ -120,7 +103,7 @@ class Manager:
 
     def load_file(self, path: Path) -> None:
         """Load the plugin in one Python file."""
-        self._load(Owner(str(path)), lambda: _import_file(path))
+        self._load(Owner(str(path)), lambda: import_file(path))
 
     def register(self, plugin: ModuleType | object, owner: Owner | None = None) -> None:
         """Take ``plugin`` (a module, or any object with hooks) in; what fails lands in ``problems``."""
@@ -136,51 +119,27 @@ class Manager:
 
     def has_hooks(self, plugin: object) -> bool:
         """Whether ``plugin`` is a module with a function marked as, or named like, a hook."""
-        return isinstance(plugin, ModuleType) and bool(_functions(plugin))
+        return isinstance(plugin, ModuleType) and bool(functions_of(plugin))
 
     def _load(self, owner: Owner, load: Callable[[], object]) -> None:
-        if owner.module in self.disabled or any(
-            p.owner.module == owner.module for p in self.plugins
-        ):
+        if owner.module in self.disabled | self._seen:
             return
+        self._seen.add(owner.module)
         try:
             plugin = load()
             if self._plugins.is_registered(plugin):
                 return
-            hooks = self._check_hooks(plugin)
+            hooks = hooks_of(plugin)
             self._take(plugin, owner)
-        except Exception as error:
-            self.problems.append(_problem(owner, error))
+        except (Exception, SystemExit) as error:
+            self.problems.append(problem_of(owner, error))
         else:
-            self.plugins.append(Plugin(owner, hooks))
-
-    def _check_hooks(self, plugin: object) -> tuple[str, ...]:
-        """Names of the plugin's hooks; raises ``UnknownHookError`` for one that would never be called."""
-        known = [name for name in vars(hookspecs) if name.startswith("qbench_")]
-        found = []
-        for name, function in _functions(plugin):
-            marked = getattr(function, f"{hookspecs.PROJECT}_impl", None)
-            if (
-                name.startswith("qbench_")
-                and name not in known
-                and not (marked and marked["specname"])
-            ):
-                raise UnknownHookError(
-                    f"A qbench_* function answers to a hook; {name!r} does not. "
-                    f"{near_misses(name, known)}"
-                )
-            if name in known and marked is None:
-                raise UnknownHookError(
-                    f"A hook is decorated with @qbench_suite.hookimpl; {name!r} is not. Decorate it."
-                )
-            if marked:
-                found.append(marked["specname"] or name)
-        return tuple(found)
+            self.plugins.append(Plugin(owner, hooks, plugin))
 
     def _take(self, plugin: object, owner: Owner) -> None:
         """Register ``plugin`` and its entries, all of them or none."""
-        self._plugins.register(plugin, name=f"{owner.module}-{id(plugin)}")
         try:
+            self._plugins.register(plugin, name=f"{owner.module}-{id(plugin)}")
             entries = self._entries(plugin)
             names = [(registry.kind, entry.name) for registry, entry in entries]
             for (registry, entry), name in zip(entries, names, strict=True):
@@ -190,25 +149,32 @@ class Manager:
                         f"A {registry.kind} name is registered once; {owner} registers {name[1]!r} "
                         f"{names.count(name)} times. Rename one."
                     )
-        except Exception:
-            self._plugins.unregister(plugin)
+        except BaseException:
+            if self._plugins.is_registered(plugin):
+                self._plugins.unregister(plugin)
             raise
         for registry, entry in entries:
             registry.register(entry, owner)
 
     def _entries(self, plugin: object) -> list[tuple[Registry[Any], Any]]:
         entries: list[tuple[Registry[Any], Any]] = []
-        others = [other for other in self._plugins.get_plugins() if other is not plugin]
         for hook, registry in self._registries.items():
 
             def register(entry: Any, registry: Registry[Any] = registry) -> None:
                 entries.append((registry, _named(entry)))
 
-            self._plugins.subset_hook_caller(hook, remove_plugins=others)(register=register)
+            self._caller(hook, plugin)(register=register)
         return entries
+
+    def _caller(self, hook: str, plugin: object) -> pluggy.HookCaller:
+        others = [other for other in self._plugins.get_plugins() if other is not plugin]
+        return self._plugins.subset_hook_caller(hook, remove_plugins=others)
 
     def _variant(self, match: Any) -> Format:
         return self.formats.get(match["base"]).variant(match["suffix"])
+
+    def _variant_owner(self, match: Any) -> Owner:
+        return self.formats.owner(match["base"])
 
 
 @dataclass(frozen=True)
@@ -235,49 +201,6 @@ def _named(entry: Any) -> Any:
             f"{entry!r}. Pass a Format, Mode, ModelEntry, DatasetEntry, Family or QuantModule class."
         )
     return entry
-
-
-def _functions(plugin: object) -> list[tuple[str, object]]:
-    return [
-        (name, value)
-        for name in dir(plugin)
-        if inspect.isroutine(value := getattr(plugin, name, None))
-        if name.startswith("qbench_") or hasattr(value, f"{hookspecs.PROJECT}_impl")
-    ]
-
-
-def _import_file(path: Path) -> ModuleType:
-    if not path.is_file():
-        raise PluginError(
-            f"--qbench-plugin takes a Python file; {path} does not exist. Check the path."
-        )
-    name = f"qbench_plugin_{path.stem}"
-    spec = importlib.util.spec_from_file_location(name, path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    # torch.compile and pickle look classes up by their module's name.
-    sys.modules[name] = module
-    try:
-        spec.loader.exec_module(module)
-    except BaseException:
-        del sys.modules[name]
-        raise
-    return module
-
-
-def _problem(owner: Owner, error: Exception) -> Problem:
-    remedy = f"Mend it, or pass --qbench-disable-plugin {owner.module}."
-    if isinstance(error, ModuleNotFoundError):
-        remedy = f"Install {error.name}, or pass --qbench-disable-plugin {owner.module}."
-    reason = str(error) if isinstance(error, QBenchError) else f"{type(error).__name__}: {error}"
-    return Problem(
-        plugin=str(owner),
-        reason=reason,
-        remedy=remedy,
-        fatal=isinstance(error, DuplicateNameError | UnknownHookError),
-        trace="".join(traceback.format_exception(error)),
-    )
 
 
 def default_manager(*, disabled: Iterable[str] = (), files: Iterable[Path] = ()) -> Manager:

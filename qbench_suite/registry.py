@@ -48,6 +48,8 @@ class Family(Generic[T]):
     pattern: str
     #: Makes the member from the match of its name.
     make: Callable[[re.Match[str]], T]
+    #: Who provides the member; None for the plugin that provides the family.
+    owner: Callable[[re.Match[str]], Owner] | None = None
 
 
 class Registry(Generic[T]):
@@ -60,13 +62,17 @@ class Registry(Generic[T]):
         self._owners: dict[str, Owner] = {}
 
     def check_free(self, entry: T | Family[T], owner: Owner) -> None:
-        """Raise ``DuplicateNameError``, naming both owners, if the name of ``entry`` is taken."""
-        if entry.name in self._owners:
-            raise DuplicateNameError(
-                f"A {self.kind} name belongs to one plugin; {entry.name!r} is registered by "
-                f"{self._owners[entry.name]} and by {owner}. Rename one, or disable one plugin "
-                f"with --qbench-disable-plugin {owner.module}."
-            )
+        """Raise ``DuplicateNameError``, naming both owners, if the name of ``entry`` is taken.
+
+        It is where it is registered, and where it is that of a member of another plugin's family.
+        """
+        for name in self._clashes(entry):
+            if name == entry.name or self._owners[name] != owner:
+                raise DuplicateNameError(
+                    f"A {self.kind} name belongs to one plugin; {entry.name!r} is registered by "
+                    f"{self._owners[name]} (as {name}) and by {owner}. Rename one, or disable one "
+                    f"plugin with --qbench-disable-plugin {owner.module}."
+                )
 
     def register(self, entry: T | Family[T], owner: Owner) -> None:
         """Add ``entry``; raises ``DuplicateNameError`` if its name is taken."""
@@ -81,23 +87,15 @@ class Registry(Generic[T]):
         """The entry called ``name``; raises ``NameNotFoundError`` with the nearest names."""
         if name in self._entries:
             return self._entries[name]
-        for family in self._families.values():
-            match = re.fullmatch(family.pattern, name)
-            if match:
-                return family.make(match)
-        raise NameNotFoundError(
-            f"A {self.kind} is called by a registered name; got {name!r}. "
-            f"{near_misses(name, self.names() + self.families())}"
-        )
+        family, match = self._membership(name)
+        return family.make(match)
 
     def owner(self, name: str) -> Owner:
-        """Who provided ``name`` (for a member of a family: who provided the family)."""
-        for key, family in self._families.items():
-            if name not in self._owners and re.fullmatch(family.pattern, name):
-                return self._owners[key]
-        if name not in self._owners:
-            self.get(name)
-        return self._owners[name]
+        """Who provided ``name``; for a member of a family, who provided that or its base."""
+        if name in self._owners:
+            return self._owners[name]
+        family, match = self._membership(name)
+        return family.owner(match) if family.owner else self._owners[family.name]
 
     def names(self) -> list[str]:
         """Names of the entries proper, sorted; families are listed by ``families``."""
@@ -119,6 +117,25 @@ class Registry(Generic[T]):
                 hits = [self.get(pattern).name]
             chosen.update(dict.fromkeys(hits))
         return list(chosen)
+
+    def _membership(self, name: str) -> tuple[Family[T], re.Match[str]]:
+        for key in self.families():
+            match = re.fullmatch(self._families[key].pattern, name)
+            if match:
+                return self._families[key], match
+        raise NameNotFoundError(
+            f"A {self.kind} is called by a registered name; got {name!r}. "
+            f"{near_misses(name, self.names() + self.families())}"
+        )
+
+    def _clashes(self, entry: T | Family[T]) -> list[str]:
+        """Names registered that ``entry`` has too, or whose family it is in, or that are in its."""
+        if isinstance(entry, Family):
+            members = [name for name in self._entries if re.fullmatch(entry.pattern, name)]
+            return [entry.name, *members] if entry.name in self._owners else members
+        families = self._families.items()
+        held = [name for name, family in families if re.fullmatch(family.pattern, entry.name)]
+        return [entry.name, *held] if entry.name in self._owners else held
 
     def __iter__(self) -> Iterator[T]:
         return (self._entries[name] for name in self.names())

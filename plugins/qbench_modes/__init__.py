@@ -81,5 +81,7 @@ def qbench_register_modes(register: Callable[[Mode | Family[Mode]], None]) -> No
     """Register every mode of this module, and the families of chunks and blocks of any size."""
     for mode in MODES:
         register(mode)
-    register(Family("chunk<N>", r"chunk(?P<size>\d+)", chunk))
-    register(Family("block<N>x<M>", r"block(?P<rows>\d+)x(?P<columns>\d+)", block))
+    register(Family("chunk<N>", r"chunk(?P<size>0|[1-9][0-9]*)", chunk))
+    register(
+        Family("block<N>x<M>", r"block(?P<rows>0|[1-9][0-9]*)x(?P<columns>0|[1-9][0-9]*)", block)
+    )

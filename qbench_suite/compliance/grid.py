@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
-from qbench_suite.formats import Format, Overflow
+from qbench_suite.formats import Format, Overflow, Rounding
 from qbench_suite.scaling import FakeQuantized
+from qbench_suite.scaling.kernel import to_dtype
 
 
 @dataclass(frozen=True)
@@ -53,18 +55,20 @@ def check_grid(
 
     q is recovered by rounding ``value / scale`` to nearest; then q must be in the format and the
     product, rounded to the values' dtype, must be equal. NaN is legal where ``source`` is NaN (anywhere
-    without a source); ±Inf where the format overflows to it.
+    without a source); ±Inf and NaN where the format overflows to them.
     """
-    values, format = result.values, result.format
+    values = result.values
     if not values.numel():
         return Compliance(0, 0)
     scale = result.spread_scale()
-    zero_point = result.spread_zero_point()
-    nearest, member = _nearest(values.to(torch.float32) / scale, zero_point, format)
-    legal = (nearest * scale).to(values.dtype)
-    bad = ~(member & (legal == values))
+    legal, bad = _compare(result, scale, 1.0)
+    # A power of two has a finer grid of its dtype below it than above: q may lie past the midpoint.
+    half_ulp = torch.finfo(values.dtype).eps / 2
+    for nudge in (1 - half_ulp, 1 + half_ulp):
+        if bool(bad.any()):
+            bad &= _compare(result, scale, nudge)[1]
     if bool(bad.any()):
-        bad &= ~_explained(values, source, format)
+        bad &= ~_explained(result, scale, source)
     count = int(bad.sum())
     if not count:
         return Compliance(values.numel(), 0)
@@ -83,21 +87,35 @@ def check_grid(
     )
 
 
-def _nearest(v: Tensor, zero_point: Tensor | None, format: Format) -> tuple[Tensor, Tensor]:
-    """The q nearest to each element (shifted by the zero point), and whether it is in the format."""
-    shifted = v if zero_point is None else torch.round(v) + zero_point
-    noise = torch.full_like(v, 0.5) if format.noisy else None
-    q = format.round(shifted, noise=noise) if noise is not None else format.round(shifted)
+def _compare(result: FakeQuantized, scale: Tensor, nudge: float) -> tuple[Tensor, Tensor]:
+    """The legal value nearest to each element times ``nudge``, and where that is not the element."""
+    format, zero_point = _to_nearest(result.format), result.spread_zero_point()
+    v = result.values.to(torch.float32) / scale * nudge
+    q = format.round(v if zero_point is None else torch.round(v) + zero_point)
     member = format.contains(q)
-    return (q if zero_point is None else q - zero_point), member
+    if zero_point is not None:
+        q = q - zero_point
+    legal = to_dtype(q * scale, result.values.dtype)
+    return legal, ~(member & (legal == result.values))
 
 
-def _explained(values: Tensor, source: Tensor | None, format: Format) -> Tensor:
+def _to_nearest(format: Format) -> Format:
+    """The format with its values and rounding to nearest: truncation would undo a rounding error."""
+    if format.rounding in (Rounding.TRUNCATE, Rounding.STOCHASTIC):
+        return replace(format, rounding=Rounding.NEAREST)
+    return format
+
+
+def _explained(result: FakeQuantized, scale: Tensor, source: Tensor | None) -> Tensor:
     """Non-finite values that are not the format's fault."""
+    values, format = result.values, result.format
     nan = values.isnan()
     if source is not None:
         nan &= source.isnan()
-    if format.overflow is not Overflow.SPEC:
+    infinity = torch.full((1,), math.inf, device=values.device)
+    if format.overflow is not Overflow.SPEC or bool(_to_nearest(format).round(infinity).isfinite()):
         return nan
-    overflowed = torch.ones_like(nan) if source is None else source.abs() > 0
-    return nan | (~values.isfinite() & overflowed)
+    overflowed = ~values.isfinite()
+    if source is not None:
+        overflowed &= (source.to(torch.float32) / scale).abs() > format.max
+    return nan | overflowed

@@ -50,7 +50,11 @@ class Engine:
         self.references = ReferenceStore(half, self._images)
 
     def layer_cases(self, selection: Selection) -> list[LayerCase]:
-        """The layer cases of the grid."""
+        """The layer cases of the grid; raises for settings of theirs that name nothing registered."""
+        if self.settings.dataset not in (None, "random"):
+            self.manager.datasets.get(self.settings.dataset)
+        for spec in set(self.settings.roles.values()) - {"case"}:
+            self._quantizer_of(spec)
         return layer_cases(selection, self.manager, self.pool)
 
     def format_cases(self, selection: Selection) -> list[FormatCase]:
@@ -74,11 +78,10 @@ class Engine:
         except QBenchError as error:
             row.outcome, row.reason = "error", str(error)
         except Exception as error:
-            owner = self.manager.formats.owner(case.format)
             row.outcome = "error"
             row.reason = (
-                f"A case runs to its end; {case.id} raised {type(error).__name__}: {error}. The format "
-                f"is of {owner}; mend that plugin, or exclude the case."
+                f"A case runs to its end; {case.id} raised {type(error).__name__}: {error}. Mend the "
+                f"plugin at fault, or exclude the case: {self._parties(case, row)}."
             )
         row.compiled = not compiling.failures()
         row.seconds = time.perf_counter() - start
@@ -86,12 +89,14 @@ class Engine:
 
     def quantizers(self, case: LayerCase, layer: type[QuantModule]) -> dict[Role, Quantizer]:
         """The case's quantizer for each role of ``layer``, unless the settings name another."""
-        chosen = dict.fromkeys(layer.roles, self.quantizer(case.format, case.mode))
+        own = self.quantizer(case.format, case.mode)
+        chosen = dict.fromkeys(layer.roles, own)
         for role, spec in self.settings.roles.items():
-            if spec == "none":
+            quantizer = own if spec == "case" else self._quantizer_of(spec)
+            if quantizer is None:
                 chosen.pop(Role(role), None)
             else:
-                chosen[Role(role)] = self._parse_quantizer(spec)
+                chosen[Role(role)] = quantizer
         return chosen
 
     @functools.cache
@@ -100,6 +105,15 @@ class Engine:
         return Quantizer(
             self.manager.formats.get(format), self.manager.modes.get(mode), self.settings.seed
         )
+
+    def _parties(self, case: Case, row: Row) -> str:
+        """What took part in a case, each with its owner."""
+        owners = {case.format: self.manager.formats.owner(case.format)}
+        if not isinstance(case, FormatCase):
+            owners[case.mode] = self.manager.modes.owner(case.mode)
+        if isinstance(row, LayerRow) and row.quant_type:
+            owners[row.quant_type] = self.manager.layers.owner(row.quant_type)
+        return ", ".join(f"{name} is of {owner}" for name, owner in owners.items())
 
     def _new_row(self, case: Case) -> Row:
         owner = str(self.manager.formats.owner(case.format))
@@ -127,11 +141,13 @@ class Engine:
             case QuantizerCase(), QuantizerRow():
                 run_quantizer_case(self, case, row, timer)
 
-    def _parse_quantizer(self, spec: str) -> Quantizer:
+    def _quantizer_of(self, spec: str) -> Quantizer | None:
+        if spec == "none":
+            return None
         format, dash, mode = spec.partition("-")
         if not dash:
             raise ModeError(
-                f"A role takes a format and a mode joined by '-', or none; got {spec!r}. Write for "
+                f"A role takes a format and a mode joined by '-', or case, or none; got {spec!r}. Write for "
                 "instance weight=int4-chunk64."
             )
         return self.quantizer(format, mode)

@@ -138,22 +138,24 @@ def layer_cases(selection: Selection, manager: Manager, pool: ModelPool) -> list
 
 def format_cases(selection: Selection, manager: Manager) -> list[FormatCase]:
     """Every format case selected, sorted."""
-    return sorted(
-        FormatCase(name, d) for name in selection.format_names(manager) for d in DISTRIBUTIONS
-    )
+    cases = [FormatCase(name, d) for name in selection.format_names(manager) for d in DISTRIBUTIONS]
+    _check_unique(cases)
+    return sorted(cases)
 
 
 def quantizer_cases(selection: Selection, manager: Manager) -> list[QuantizerCase]:
     """Every quantizer case selected, sorted."""
-    return [QuantizerCase(format, mode) for format, mode in selection.fitting(manager)]
+    cases = [QuantizerCase(format, mode) for format, mode in selection.fitting(manager)]
+    _check_unique(cases)
+    return cases
 
 
-def _check_unique(cases: Iterable[LayerCase]) -> None:
-    seen: dict[str, LayerCase] = {}
+def _check_unique(cases: Iterable[GridCase]) -> None:
+    seen: dict[str, GridCase] = {}
     for case in cases:
         other = seen.setdefault(case.id, case)
         if other != case:
             raise SelectionError(
-                f"A case id tells one case; {case.id} tells {other} and {case}. Rename a model or select "
-                "one of the two."
+                f"A case id tells one case; {case.id} tells {other} and {case}. Rename an entry, or "
+                "select one of the two."
             )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from statistics import median
 from time import perf_counter
@@ -33,14 +34,14 @@ def run_layer_case(engine: Engine, case: LayerCase, row: LayerRow, timer: Timer)
             f"{case.model!r} is none. See `qbench list layers --models {case.model}`."
         )
     replacement = model.layers[case.layer]
+    row.layer_type = type(replacement.module).__name__
+    row.quant_type = replacement.layer.__name__
     reference = engine.references.get(model, case.layer)
     quantizers = engine.quantizers(case, replacement.layer)
     layer = replacement.layer.from_float(
         replacement.module, quantizers, feature_axis=replacement.feature_axis
     ).eval()
-    row.dataset, row.batch = engine.dataset_of(model), engine.settings.batch
-    row.layer_type = type(replacement.module).__name__
-    row.quant_type = type(layer).__name__
+    row.dataset, row.batch = engine.dataset_of(model), reference.batch
     row.roles = ";".join(f"{role}={quantizer}" for role, quantizer in layer.quantizers.items())
     _describe_input(row, reference)
     layer.record = True
@@ -110,10 +111,10 @@ def _time(
 
 def _float_call(module: torch.nn.Module, reference: Reference) -> Callable[[], object]:
     # An in-place float layer would change the reference under the next round.
-    if not getattr(module, "inplace", False):
+    if not any(getattr(part, "inplace", False) for part in module.modules()):
         return lambda: module(*reference.args, **reference.kwargs)
-    spare = tuple(a.clone() if isinstance(a, Tensor) else a for a in reference.args)
-    return lambda: module(*spare, **reference.kwargs)
+    args, kwargs = copy.deepcopy((reference.args, reference.kwargs))
+    return lambda: module(*args, **kwargs)
 
 
 def _judge(engine: Engine, case: LayerCase, row: LayerRow) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import json
 import os
 import platform
 from importlib import metadata
@@ -63,5 +64,14 @@ def machine_info(manager: Manager, settings: Settings) -> dict[str, Any]:
         "compiler": compiling.compiler(),
         "plugins": "; ".join(sorted(str(plugin.owner) for plugin in manager.plugins)),
     }
-    manager.hook.qbench_machine_info(info=info)
-    return info
+    manager.call("qbench_machine_info", info=info)
+    return {name: _plain(value) for name, value in info.items()}
+
+
+def _plain(value: Any) -> Any:
+    """``value`` if JSON can hold it, else its text: a plugin's slip must not end the run."""
+    try:
+        json.dumps(value, allow_nan=False)
+    except (TypeError, ValueError):
+        return str(value)
+    return value

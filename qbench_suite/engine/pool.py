@@ -47,7 +47,7 @@ class ModelPool:
     def _load(self, name: str) -> LoadedModel:
         entry = self._manager.models.get(name)
         try:
-            module = entry.build()
+            module = entry.build().to(self._device).eval().requires_grad_(False)
         except QBenchError:
             raise
         except Exception as error:
@@ -55,7 +55,6 @@ class ModelPool:
                 f"A model plugin builds its model; {name!r} of {self._manager.models.owner(name)} "
                 f"raised {type(error).__name__}: {error}. Mend the plugin or the name."
             ) from error
-        module = module.to(self._device).eval().requires_grad_(False)
         layers, float_modules = replacements(module, self._manager)
         return LoadedModel(entry, module, layers, float_modules)
 

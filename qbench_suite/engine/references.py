@@ -21,13 +21,15 @@ from qbench_suite.metrics import RangeMetrics, range_metrics
 class Reference:
     """One call of a float layer."""
 
-    #: Positional arguments, tensors copied before the layer could change them.
+    #: Positional and keyword arguments, tensors copied before the layer could change them.
     args: tuple[Any, ...]
     kwargs: dict[str, Any]
     #: What the layer returned.
     output: Tensor
-    #: Range of the first tensor among ``args``.
+    #: Range of the first tensor among the arguments.
     input_range: RangeMetrics
+    #: Images that the model was run on.
+    batch: int
 
 
 class ReferenceStore:
@@ -58,15 +60,16 @@ class ReferenceStore:
 
     @torch.no_grad()
     def _capture(self, model: LoadedModel, first: str) -> None:
+        images = self._images(model)
         self.passes[model.entry.name] += 1
         names = list(model.layers)
         window = names[names.index(first) :]
-        capture = _Capture(self._cache.limit_bytes // 2)
+        capture = _Capture(first, self._cache.limit_bytes // 2, len(images))
         handles = [
             handle for name in window for handle in capture.attach(name, model.layers[name].module)
         ]
         try:
-            model.module(self._images(model))
+            model.module(images)
         except Exception as error:
             raise ModelError(
                 f"A model runs on images of its input_size {model.entry.input_size}; "
@@ -82,10 +85,12 @@ class ReferenceStore:
 
 
 class _Capture:
-    """Forward hooks that copy what layers read and give, until a bound in bytes."""
+    """Forward hooks that copy what layers read and give: of ``first``, and of others up to a bound."""
 
-    def __init__(self, limit_bytes: int) -> None:
+    def __init__(self, first: str, limit_bytes: int, batch: int) -> None:
+        self._first = first
         self._left = limit_bytes
+        self._batch = batch
         self._calls: dict[str, tuple[tuple[Any, ...], dict[str, Any]]] = {}
         self.found: dict[str, Reference] = {}
         #: Layers that were called at all.
@@ -93,17 +98,21 @@ class _Capture:
 
     def attach(self, name: str, module: nn.Module) -> tuple[RemovableHandle, RemovableHandle]:
         def before(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-            if name not in self.seen and (self._left > 0 or not self.seen):
-                self._calls[name] = (_copied(args), dict(kwargs))
+            if name not in self.seen and (self._left > 0 or name == self._first):
+                self._calls[name] = (
+                    tuple(map(_copied, args)),
+                    {key: _copied(value) for key, value in kwargs.items()},
+                )
             self.seen.add(name)
 
         def after(_: nn.Module, __: object, ___: object, output: object) -> None:
             call = self._calls.pop(name, None)
             if call is None or not isinstance(output, Tensor):
                 return
-            tensors = [a for a in call[0] if isinstance(a, Tensor)]
+            tensors = _tensors(*call)
             if tensors:
-                reference = Reference(*call, output.detach().clone(), range_metrics(tensors[0]))
+                spread = range_metrics(tensors[0])
+                reference = Reference(*call, output.detach().clone(), spread, self._batch)
                 self.found[name] = reference
                 self._left -= _bytes_of(reference)
 
@@ -113,12 +122,16 @@ class _Capture:
         )
 
 
-def _copied(args: tuple[Any, ...]) -> tuple[Any, ...]:
-    return tuple(a.detach().clone() if isinstance(a, Tensor) else a for a in args)
+def _copied(argument: Any) -> Any:
+    return argument.detach().clone() if isinstance(argument, Tensor) else argument
+
+
+def _tensors(args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Tensor]:
+    return [a for a in (*args, *kwargs.values()) if isinstance(a, Tensor)]
 
 
 def _bytes_of(reference: Reference | None) -> int:
     if reference is None:
         return 0
-    tensors = [a for a in (*reference.args, reference.output) if isinstance(a, Tensor)]
+    tensors = [*_tensors(reference.args, reference.kwargs), reference.output]
     return sum(t.numel() * t.element_size() for t in tensors)

@@ -11,6 +11,10 @@ from qbench_suite.manager import Manager
 
 #: Types that compute nothing at inference: left as they are without loss.
 _INERT = ("Identity", "Dropout", "Dropout2d", "DropPath", "Flatten", "PatchDropout", "AlphaDropout")
+#: Types whose parent reads their weights without ever calling them.
+_NEVER_CALLED = {
+    "NonDynamicallyQuantizableLinear": "torch.nn.MultiheadAttention reads its weight without calling it"
+}
 #: Inputs of these carry features on axis 1, of those on the last axis.
 _FEATURES_FIRST = (nn.Conv2d, nn.BatchNorm2d, nn.GroupNorm)
 _FEATURES_LAST = (nn.Linear, nn.LayerNorm)
@@ -50,10 +54,10 @@ def replacements(
         if module_type not in twins:
             twins[module_type] = _twin(module_type, manager)
         layer = twins[module_type]
-        if layer is not None and name:
+        if layer is not None and name and module_type.__name__ not in _NEVER_CALLED:
             found[name] = Replacement(module, layer, _feature_axis(model, name))
-        elif not any(module.children()):
-            left[name] = _why_float(module)
+        elif reason := _why_float(module):
+            left[name or "(model)"] = reason
     return found, left
 
 
@@ -72,12 +76,21 @@ def _same(float_type: str, dotted: str) -> bool:
     return resolved is not None and f"{resolved.__module__}.{resolved.__qualname__}" == dotted
 
 
-def _why_float(module: nn.Module) -> FloatModule:
+def _why_float(module: nn.Module) -> FloatModule | None:
+    """Why a module without twin stays float; None for a container with nothing of its own."""
     name = type(module).__name__
+    own = [parameter for parameter, _ in module.named_parameters(recurse=False)]
     if name in _INERT:
         return FloatModule(name, "computes nothing at inference", loses_coverage=False)
-    dotted = f"{type(module).__module__}.{name}"
-    return FloatModule(name, f"no registered layer replaces {dotted}", loses_coverage=True)
+    if name in _NEVER_CALLED:
+        return FloatModule(name, _NEVER_CALLED[name], loses_coverage=True)
+    if not any(module.children()):
+        dotted = f"{type(module).__module__}.{name}"
+        return FloatModule(name, f"no registered layer replaces {dotted}", loses_coverage=True)
+    if own:
+        reason = f"no registered layer quantizes its own parameters: {', '.join(own)}"
+        return FloatModule(name, reason, loses_coverage=True)
+    return None
 
 
 def _feature_axis(model: nn.Module, name: str) -> int | None:

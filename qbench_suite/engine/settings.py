@@ -20,7 +20,7 @@ class Settings:
     device: str = "cpu"
     #: Dataset for every model; None for each model's own.
     dataset: str | None = None
-    #: ``format-mode`` or ``none`` by role, in place of the case's own.
+    #: ``format-mode``, ``case`` (the case's own) or ``none`` by role, in place of the layer's default.
     roles: Mapping[str, str] = field(default_factory=dict)
     #: Side lengths of the tensor of quantizer cases.
     quantizer_shape: tuple[int, ...] = (4096, 4096)

@@ -145,7 +145,7 @@ class Format(ABC):
     def contains(self, x: Tensor) -> Tensor:
         """For each element whether it is exactly one of ``values``: bool, same shape; NaN is not."""
         table = torch.tensor(self.values, dtype=torch.float32, device=x.device)
-        x = x.to(torch.float32)
+        x = x.to(torch.float32).contiguous()
         return table[torch.bucketize(x, table).clamp(max=len(table) - 1)] == x
 
     def encode(self, x: Tensor) -> Tensor:
@@ -154,7 +154,7 @@ class Format(ABC):
         −0 gets its own code where there is one; NaN and ±Inf get the lowest code that means them.
         Raises ``FormatError`` for an element that has no code.
         """
-        x = x.to(torch.float32)
+        x = x.to(torch.float32).contiguous()
         values, code_of = _lookup(self, x.device)
         index = torch.bucketize(x, values).clamp(max=len(values) - 1)
         codes, found = code_of[index], values[index] == x

@@ -107,7 +107,7 @@ def _select(v: Tensor, noise: Tensor | None, table: Tensor, thresholds: Tensor) 
 
 def _search(v: Tensor, noise: Tensor | None, table: Tensor, thresholds: Tensor) -> Tensor:
     """A binary search in a long table."""
-    return torch.where(v.isnan(), v, table[torch.bucketize(v, thresholds)])
+    return torch.where(v.isnan(), v, table[torch.bucketize(v.contiguous(), thresholds)])
 
 
 def _truncate(v: Tensor, noise: Tensor | None, table: Tensor, thresholds: Tensor) -> Tensor:
@@ -128,7 +128,7 @@ def _stochastic(v: Tensor, noise: Tensor | None, table: Tensor, thresholds: Tens
 def _neighbours(v: Tensor, table: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """``v`` in range, its neighbours of smaller and larger magnitude, and their distance."""
     bounded = torch.minimum(torch.maximum(v, table[0]), table[-1])
-    above = torch.bucketize(bounded, table, right=True).clamp(1, table.shape[0] - 1)
+    above = torch.bucketize(bounded.contiguous(), table, right=True).clamp(1, table.shape[0] - 1)
     low, high = table[above - 1], table[above]
     inner = torch.where(low.abs() <= high.abs(), low, high)
     outer = torch.where(low.abs() <= high.abs(), high, low)

@@ -40,6 +40,8 @@ class IdentityFormat(Format):
         return x.to(torch.float32)
 
     def round_kernel(self, device: torch.device) -> RoundKernel:
+        if type(self).round is not IdentityFormat.round:
+            return super().round_kernel(device)
         return RoundKernel(_identity)
 
     def contains(self, x: Tensor) -> Tensor:

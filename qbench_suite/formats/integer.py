@@ -32,9 +32,10 @@ class IntFormat(Format):
         span = 2**self.bits
         signed = -span // 2 <= self.low < 0 < self.high < span // 2
         unsigned = self.low == 0 and 0 < self.high < span
-        if not (signed or unsigned):
+        exact = max(-self.low, self.high) <= 2**24
+        if not (exact and (signed or unsigned)):
             raise FormatError(
-                f"The integers low … high must fit {self.bits} bits; {self.name!r} has "
+                f"The integers low … high must fit {self.bits} bits, and float32; {self.name!r} has "
                 f"{self.low} … {self.high}. Widen `bits` or narrow the range."
             )
 

@@ -28,6 +28,8 @@ class Role(StrEnum):
     ACT = "act"
     #: What any other layer gives.
     OUTPUT = "output"
+    #: Running statistics of a norm; quantized once, and only where that is asked for.
+    STATISTICS = "statistics"
 
 
 #: A quantizer for each role to be quantized; a role that is absent stays float.
@@ -54,8 +56,8 @@ class QuantModule(nn.Module, ABC):
     ``roles``, builds itself in ``from_float`` and calls ``self.quantize(role, name, x)`` on whatever
     it quantizes in ``forward``. Weights are quantized once, by ``quantize_weight``.
 
-    ``record`` is off by default; with it on, ``quantized_tensors`` lists every tensor quantized in the
-    last forward besides the weights.
+    ``record`` is off by default; with it on, ``quantized_tensors`` lists, besides the weights, every
+    tensor quantized since the last ``clear_record``.
     """
 
     #: Dotted names of the float modules replaced; resolved when first needed, so that a library that
@@ -99,12 +101,12 @@ class QuantModule(nn.Module, ABC):
             )
 
     def quantized_tensors(self) -> Iterator[Quantized]:
-        """The quantized weights, then what the last recorded forward quantized."""
+        """The quantized weights, then what was recorded since ``clear_record``."""
         yield from self._weights
         yield from self._recorded
 
     def clear_record(self) -> None:
-        """Forget what the last forward quantized."""
+        """Forget what forwards recorded."""
         self._recorded.clear()
 
     def quantize(self, role: Role, name: str, x: Tensor, *, axis: int | None = None) -> Tensor:
@@ -121,17 +123,19 @@ class QuantModule(nn.Module, ABC):
             self._recorded.append(Quantized(name, role, x, result))
         return result.values
 
-    def quantize_weight(self, name: str, weight: Tensor, axes: Axes | None = None) -> Tensor:
-        """``weight`` fake-quantized once for good; ``weight`` itself without a weight quantizer.
+    def quantize_weight(
+        self, name: str, weight: Tensor, axes: Axes | None = None, *, role: Role = Role.WEIGHT
+    ) -> Tensor:
+        """``weight`` fake-quantized once for good; a copy of it where ``role`` has no quantizer.
 
         ``axes``: what its axes mean, by default output channels first.
         """
         weight = weight.detach()
-        quantizer = self.quantizers.get(Role.WEIGHT)
+        quantizer = self.quantizers.get(role)
         if quantizer is None:
             return weight.clone()
         result = quantizer.fake_quantize(weight, axes or Axes.weight(weight.dim()))
-        self._weights.append(Quantized(name, Role.WEIGHT, weight, result))
+        self._weights.append(Quantized(name, role, weight, result))
         return result.values
 
     def extra_repr(self) -> str:

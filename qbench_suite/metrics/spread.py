@@ -28,7 +28,8 @@ class RangeMetrics:
 
 def range_metrics(x: Tensor) -> RangeMetrics:
     """Range of ``x``, any shape and float dtype."""
-    x = x.detach().float().flatten()
+    x = x.detach().flatten()
+    x = x if x.dtype == torch.float64 else x.float()
     nan_count, inf_count = int(x.isnan().sum()), int(x.isinf().sum())
     finite = x[x.isfinite()] if nan_count or inf_count else x
     if not len(finite):
@@ -37,5 +38,5 @@ def range_metrics(x: Tensor) -> RangeMetrics:
     magnitudes = finite.abs()
     smallest = float(torch.where(magnitudes > 0, magnitudes, math.inf).min())
     absmax = max(abs(low), abs(high))
-    dynamic_range = 20 * math.log10(absmax / smallest) if absmax else None
+    dynamic_range = 20 * (math.log10(absmax) - math.log10(smallest)) if absmax else None
     return RangeMetrics(low, high, absmax, dynamic_range, nan_count, inf_count)

@@ -39,11 +39,15 @@ def pytest_addoption(parser: pytest.Parser, pluginmanager: pytest.PytestPluginMa
 def pytest_configure(config: pytest.Config) -> None:
     run = config.stash[RUN] = Run(config)
     options.prepare_pytest_benchmark(config, run.recorder.folder)
-    config.pluginmanager.register(_ConftestHooks(run), "qbench-conftest-hooks")
+    config.pluginmanager.register(_LateHooks(run), "qbench-late-hooks")
 
 
-class _ConftestHooks:
-    """Hands ``@hookimpl``s of conftest files, early and late ones, to the suite's manager."""
+class _LateHooks:
+    """Hooks for which the order of registration counts.
+
+    They see each ``conftest.py`` there is, and wrap what pytest-benchmark does at the end, but not
+    what the terminal does.
+    """
 
     def __init__(self, run: Run) -> None:
         self._run = run
@@ -51,6 +55,26 @@ class _ConftestHooks:
     def pytest_plugin_registered(self, plugin: object, plugin_name: str) -> None:
         if plugin_name != __name__:
             self._run.offer(plugin)
+
+    @pytest.hookimpl(wrapper=True)
+    def pytest_sessionfinish(self, session: pytest.Session) -> Generator[None, Any, Any]:
+        recorder = self._run.recorder
+        recorder.finish()
+        try:
+            return (yield)
+        except OSError as error:
+            recorder.lose(f"The benchmark JSON is written last; it is not: {error}. The rows are.")
+        finally:
+            if recorder.lost and session.exitstatus == pytest.ExitCode.OK:
+                session.exitstatus = pytest.ExitCode.INTERRUPTED
+            elif recorder.complete and session.exitstatus == pytest.ExitCode.NO_TESTS_COLLECTED:
+                session.exitstatus = pytest.ExitCode.OK
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection(session: pytest.Session) -> Generator[None, Any, Any]:
+    with session.config.stash[RUN].collecting():
+        return (yield)
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
@@ -87,13 +111,12 @@ def pytest_report_teststatus(
     return config.stash[RUN].bar.status(report)
 
 
-@pytest.hookimpl(tryfirst=True)
-def pytest_sessionfinish(session: pytest.Session) -> None:
-    session.config.stash[RUN].recorder.finish()
-
-
-def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    summarise(terminalreporter, terminalreporter.config.stash[RUN].recorder)
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, exitstatus: int) -> None:
+    run = terminalreporter.config.stash[RUN]
+    summarise(terminalreporter, run.recorder, exitstatus == pytest.ExitCode.INTERRUPTED)
+    for problem in run.problems:
+        line = f"not in use: {problem.plugin}: {problem.reason} {problem.remedy}"
+        terminalreporter.write_line(line, yellow=True)
 
 
 @pytest.hookimpl(optionalhook=True)

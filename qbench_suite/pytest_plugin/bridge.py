@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from dataclasses import asdict
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from qbench_suite.pytest_plugin.run import RUN
-from qbench_suite.timing import Samples
+
+if TYPE_CHECKING:
+    from qbench_suite.timing import Samples
 
 
 class PedanticTimer:
@@ -22,6 +26,8 @@ class PedanticTimer:
     def __call__(
         self, function: Callable[[], object], before: Callable[[], object] | None = None
     ) -> Samples:
+        from qbench_suite.timing import Samples
+
         def setup() -> None:
             if before:
                 before()
@@ -42,10 +48,11 @@ def pytest_benchmark_update_machine_info(
 
 
 @pytest.hookimpl(optionalhook=True)
-def pytest_benchmark_update_json(output_json: dict[str, Any]) -> None:
-    """Write the axes of each case as strings, and seconds to the picosecond.
+def pytest_benchmark_update_json(config: pytest.Config, output_json: dict[str, Any]) -> None:
+    """Write the axes of each case as strings, once, and seconds to the picosecond.
 
-    pytest-benchmark cannot write objects, and 17 digits of each sample make up much of the file.
+    pytest-benchmark cannot write objects, and 17 digits of each sample make up much of the file. In
+    the folder of a run that is resumed, entries that are there already stay.
     """
     for entry in output_json["benchmarks"]:
         stats = entry["stats"]
@@ -56,3 +63,20 @@ def pytest_benchmark_update_json(output_json: dict[str, Any]) -> None:
             if hasattr(case, "__dataclass_fields__"):
                 del params[name]
                 params.update(asdict(case))
+                for axis in asdict(case):
+                    entry["extra_info"].pop(axis, None)
+    folder = config.stash[RUN].recorder.folder
+    if config.option.benchmark_json == (file := folder / "benchmark.json"):
+        folder.mkdir(parents=True, exist_ok=True)
+        written = {entry["fullname"] for entry in output_json["benchmarks"]}
+        before = [entry for entry in _entries(file) if entry["fullname"] not in written]
+        output_json["benchmarks"] = before + output_json["benchmarks"]
+
+
+def _entries(file: Path) -> list[dict[str, Any]]:
+    """The entries of a benchmark JSON; none where there is no whole one."""
+    try:
+        entries: list[dict[str, Any]] = json.loads(file.read_text(encoding="utf-8"))["benchmarks"]
+    except (OSError, ValueError, KeyError):
+        return []
+    return entries

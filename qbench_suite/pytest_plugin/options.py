@@ -42,7 +42,7 @@ def add_options(parser: pytest.Parser) -> None:
         action="append",
         default=[],
         metavar="ROLE=FORMAT-MODE",
-        help="quantize weight, input, act or output otherwise than the case says, or not: weight=int4-chunk64, input=none (repeatable)",
+        help="quantize weight, input, act, output or statistics otherwise than layers do by default: weight=int4-chunk64, input=none, statistics=case (repeatable)",
     )
     group.addoption(
         "--qbench-data",
@@ -200,10 +200,24 @@ def optional_json_path(parser: pytest.Parser) -> None:
             option.attrs().update(nargs="?", const=IN_RUN_FOLDER)
 
 
+def require_pytest_benchmark(config: pytest.Config) -> None:
+    """Raise ``UsageError`` where pytest-benchmark, by which cases are timed, is blocked."""
+    if not config.pluginmanager.has_plugin("benchmark"):
+        raise pytest.UsageError(
+            "Cases are timed by pytest-benchmark; -p no:benchmark blocks it. Leave that out; for rows "
+            "without latency pass --benchmark-disable."
+        )
+
+
 def prepare_pytest_benchmark(config: pytest.Config, folder: Path) -> None:
     """Put the JSON where the run is, and leave the report to the suite's own table."""
-    if config.getoption("benchmark_json", None) == IN_RUN_FOLDER:
-        folder.mkdir(parents=True, exist_ok=True)
+    path = config.getoption("benchmark_json", None)
+    if path == IN_RUN_FOLDER:
         config.option.benchmark_json = folder / IN_RUN_FOLDER.name
+    elif path and (path.is_dir() or path.suffix == ".py" or "::" in str(path)):
+        raise pytest.UsageError(
+            f"--benchmark-json takes the path of the file to write; got {str(path)!r}. Put it last, or "
+            "write --benchmark-json=PATH."
+        )
     if not config.getoption("benchmark_verbose", False):
         config.option.benchmark_quiet = True

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import os
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,7 +27,13 @@ def run_folder(config: pytest.Config) -> Path:
     if resumed:
         return _existing_run(results, resumed)
     now = datetime.datetime.now().strftime("%Y%m%d-%H%M%S")
-    return results / (config.getoption("qbench_run") or f"{now}-{os.getpid()}")
+    name = config.getoption("qbench_run")
+    if name is not None and not re.fullmatch(r"[A-Za-z0-9_+-][A-Za-z0-9_.+-]*", name):
+        raise pytest.UsageError(
+            f"--qbench-run names a folder, in letters, digits and _ . + -; got {name!r}. Say where it "
+            "lies with --qbench-results."
+        )
+    return results / (name or f"{now}-{os.getpid()}")
 
 
 def _existing_run(results: Path, name: str) -> Path:
@@ -57,7 +64,20 @@ class Recorder:
         self._float_models: set[str] = set()
         #: Why recording stopped before its time; empty while it works.
         self.lost = ""
+        #: Whether the run that is resumed has finished every case selected.
+        self.complete = False
         self.folder = run_folder(config)
+
+    @property
+    def recorded(self) -> bool:
+        """Whether this session measures: in a journal of its own, its workers', or a resumed run's."""
+        config = self._config
+        joins = bool(config.getoption("qbench_resume")) or _distributes(config)
+        return self._journal is not None or (joins and not config.getoption("collectonly"))
+
+    def lose(self, reason: str) -> None:
+        """Note why recording stopped; the first reason is the one that counts."""
+        self.lost = self.lost or reason
 
     def finished_before(self) -> set[str]:
         """Keys of the cases that a resumed run has finished; empty for a new run."""
@@ -94,13 +114,13 @@ class Recorder:
 
         if self._journal:
             self._journal.close()
-        written = any(self.folder.glob("journal-*.jsonl"))
-        if not written or hasattr(self._config, "workerinput"):
+        if not self.recorded or hasattr(self._config, "workerinput"):
             return
         try:
-            write_tables(self.folder)
+            if any(self.folder.glob("journal-*.jsonl")):
+                write_tables(self.folder)
         except ResultsError as error:
-            self.lost = self.lost or str(error)
+            self.lose(str(error))
 
     def _open(self, header: Callable[[], dict[str, Any]]) -> Journal:
         from qbench_suite.results import Journal
@@ -116,7 +136,7 @@ class Recorder:
         try:
             write()
         except ResultsError as error:
-            self.lost = str(error)
+            self.lose(str(error))
             pytest.exit(f"\n{error}", returncode=pytest.ExitCode.INTERRUPTED)
 
 

@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import functools
-from contextlib import AbstractContextManager
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from qbench_suite.errors import QBenchError
+from qbench_suite.errors import QBenchError, SelectionError
 from qbench_suite.pytest_plugin import options
 from qbench_suite.pytest_plugin.progress import ProgressBar
 from qbench_suite.pytest_plugin.recorder import Recorder
 
 if TYPE_CHECKING:
     from qbench_suite.engine import Engine
+    from qbench_suite.loading import Problem
     from qbench_suite.manager import Manager
     from qbench_suite.results import Row
     from qbench_suite.timing import Timer
@@ -34,6 +36,7 @@ class Run:
     def __init__(self, config: pytest.Config) -> None:
         self._config = config
         self._offered: list[object] = []
+        self._mistake = ""
         self.recorder = Recorder(config)
         self.bar = ProgressBar()
 
@@ -41,12 +44,17 @@ class Run:
         """Hand a pytest plugin over, in case it holds hooks of the suite (a ``conftest.py`` may)."""
         self._offered.append(plugin)
         if "manager" in self.__dict__:
-            self._take_offers(self.manager)
+            try:
+                self._take_offers(self.manager)
+                self.manager.check()
+            except QBenchError as error:
+                self._mistake = str(error)
 
     @functools.cached_property
     def manager(self) -> Manager:
         """The suite's plugins; raises ``UsageError`` for those that make a run meaningless."""
         from qbench_suite.manager import default_manager
+        from qbench_suite.registry import Owner
 
         config = self._config
         files = [*config.getini("qbench_plugins"), *config.getoption("qbench_plugin")]
@@ -54,11 +62,19 @@ class Run:
             disabled=config.getoption("qbench_disable_plugin"), files=map(Path, files)
         )
         self._take_offers(manager)
+        # A file that is asked for by name is not to be missed in silence.
+        named = {str(Owner(str(path))) for path in files}
+        strict = config.getoption("qbench_strict_plugins")
         try:
-            manager.check(strict=config.getoption("qbench_strict_plugins"))
+            manager.check(strict=strict or any(p.plugin in named for p in manager.problems))
         except QBenchError as error:
             raise pytest.UsageError(str(error)) from None
         return manager
+
+    @property
+    def problems(self) -> list[Problem]:
+        """Plugins that are not in use, and why; none before plugins are loaded."""
+        return self.manager.problems if "manager" in self.__dict__ else []
 
     @functools.cached_property
     def engine(self) -> Engine:
@@ -72,15 +88,32 @@ class Run:
         return Engine(self.manager, options.settings(self._config), gates)
 
     def cases(self, fixture: str) -> list[Any]:
-        """The cases that a fixture is parametrized with; ends pytest for a mistake of the user's."""
+        """The cases that a fixture is parametrized with; none after a mistake of the user's."""
+        if self._mistake:
+            return []
         try:
-            chosen = options.selection(self._config)
-            cases: list[Any] = getattr(self.engine, f"{fixture}s")(chosen)
+            options.require_pytest_benchmark(self._config)
+            cases = self._select(fixture)
         except (QBenchError, pytest.UsageError) as error:
-            pytest.exit(f"\n{error}", returncode=pytest.ExitCode.USAGE_ERROR)
+            self._mistake = str(error)
+            if hasattr(self._config, "workerinput"):  # a worker's collection is told by its errors
+                raise pytest.Collector.CollectError(self._mistake) from None
+            return []
         for name in {case.format for case in cases}:
             self._config.addinivalue_line("markers", f"{name}: cases of the format {name}")
         return cases
+
+    @contextmanager
+    def collecting(self) -> Iterator[None]:
+        """Ends pytest after collection where a mistake of the user's left the grid unknown.
+
+        What is raised while pytest collects, it takes for a mistake in a test file.
+        """
+        try:
+            yield
+        finally:
+            if self._mistake:
+                raise pytest.UsageError(self._mistake)
 
     def arrange(self, items: list[pytest.Item]) -> None:
         """Sort cases so that each model is loaded once; leave out what a resumed run has finished."""
@@ -88,6 +121,7 @@ class Run:
         left_out = [item for item in items if (case := case_of(item)) and case.key in done]
         if left_out:
             self._config.hook.pytest_deselected(items=left_out)
+            self.recorder.complete = len(left_out) == len(items)
         dropped = set(left_out)
         items[:] = sorted((i for i in items if i not in dropped), key=_order)
 
@@ -115,15 +149,26 @@ class Run:
             return
         case, row, extra_info = item.stash[MEASURED]
         if report.failed and row.outcome == "passed":
-            row.outcome, row.reason = "failed", str(report.longrepr).strip().splitlines()[-1]
+            row.outcome, row.reason = "failed", _reason(report)
         extra_info.update(row.to_extra_info())
         self.recorder.finished(case.key, row)
 
+    @functools.cache
     def machine_info(self) -> dict[str, Any]:
         """Facts for the journal's header and the benchmark JSON."""
         from qbench_suite.engine.machine import machine_info
 
         return machine_info(self.manager, self.engine.settings)
+
+    def _select(self, fixture: str) -> list[Any]:
+        chosen = options.selection(self._config)
+        cases: list[Any] = getattr(self.engine, f"{fixture}s")(chosen)
+        if not cases and chosen != type(chosen)():
+            raise SelectionError(
+                f"A grid holds cases; the options select no {fixture.replace('_', ' ')}. Widen "
+                "--qbench-models, --qbench-formats, --qbench-modes or --qbench-layers."
+            )
+        return cases
 
     def _take_offers(self, manager: Manager) -> None:
         from qbench_suite.registry import Owner
@@ -135,12 +180,20 @@ class Run:
         self._offered.clear()
 
 
+def _reason(report: pytest.TestReport) -> str:
+    """What a failed test raised, in a line."""
+    crash = getattr(report.longrepr, "reprcrash", None)
+    return (crash.message if crash else str(report.longrepr)).strip().partition("\n")[0]
+
+
 def case_of(item: pytest.Item) -> Any:
     """The grid case that an item measures; None for other tests."""
     callspec = getattr(item, "callspec", None)
     if callspec is None:
         return None
-    return next((callspec.params[f] for f in options.CASE_FIXTURES if f in callspec.params), None)
+    cases = (callspec.params[f] for f in options.CASE_FIXTURES if f in callspec.params)
+    # pytest puts a marker of its own in the place of an empty list of cases.
+    return next((case for case in cases if hasattr(case, "key")), None)
 
 
 def _order(item: pytest.Item) -> tuple[int, str, Any]:

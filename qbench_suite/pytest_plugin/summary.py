@@ -17,14 +17,11 @@ if TYPE_CHECKING:
 _WORST = 10
 
 
-def summarise(terminal: pytest.TerminalReporter, recorder: Recorder) -> None:
-    """Print the tables of the run; nothing where no case was measured."""
-    from qbench_suite.results import tables_of
-
-    try:
-        tables = tables_of(recorder.contents())
-    except ResultsError:
-        tables = {}
+def summarise(
+    terminal: pytest.TerminalReporter, recorder: Recorder, interrupted: bool = False
+) -> None:
+    """Print the tables of the run, where it lies, and how to go on where it was interrupted."""
+    tables = _tables(recorder)
     if "layers" in tables:
         _print(terminal, "format x mode over all layers", _by_format_and_mode(tables["layers"]))
         _print(terminal, f"worst {_WORST} layers", _worst(tables["layers"]))
@@ -36,8 +33,25 @@ def summarise(terminal: pytest.TerminalReporter, recorder: Recorder) -> None:
         _print(terminal, "left in float: no registered layer", _left_float(tables["left_float"]))
     if recorder.lost:
         terminal.write_line(recorder.lost, red=True)
+    if recorder.complete:
+        terminal.write_line(f"{recorder.folder.name} has finished every case selected.")
+    elif interrupted and tables and not recorder.lost:
+        terminal.write_line(
+            f"go on with the same options and --qbench-resume {recorder.folder.name}"
+        )
     if tables:
         terminal.write_line(f"results: {recorder.folder}")
+
+
+def _tables(recorder: Recorder) -> dict[str, pd.DataFrame]:
+    from qbench_suite.results import tables_of
+
+    if not recorder.recorded:
+        return {}
+    try:
+        return tables_of(recorder.contents())
+    except ResultsError:
+        return {}
 
 
 def _by_format_and_mode(layers: pd.DataFrame) -> pd.DataFrame:

@@ -46,6 +46,11 @@ class Gates:
                 f"--qbench-gates takes a readable CSV file; {source}: {error}. Check the path."
             ) from error
         rows = csv.DictReader(line for line in lines if not line.startswith("#"))
+        if tuple(rows.fieldnames or ()) != _COLUMNS:
+            raise ResultsError(
+                f"A table of gates begins with {','.join(_COLUMNS)}; {source} begins with "
+                f"{','.join(rows.fieldnames or ())!r}. Add that line."
+            )
         return cls([_gate(row, source) for row in rows])
 
     def min_sqnr_db(self, table: str, format: str, mode: str, what: str) -> float | None:

@@ -43,6 +43,8 @@ class Journal:
                 f"A run writes its journal into its folder; {folder} cannot be written: "
                 f"{error.strerror or error}. Choose another with --qbench-results."
             ) from error
+        if self._file.tell():  # a process of this id was killed here: its last line may be open
+            self._file.write("\n")
         self._write({"event": "run", **header})
 
     def started(self, case: str) -> None:
@@ -146,7 +148,7 @@ def _read(file: Path, contents: JournalContents) -> None:
 
 def _records(file: Path, contents: JournalContents) -> Iterator[dict[str, Any]]:
     with file.open(encoding="utf-8", errors="replace") as lines:
-        for line in lines:
+        for line in filter(str.strip, lines):
             try:
                 record = json.loads(line)
             except ValueError:

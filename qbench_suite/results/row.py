@@ -180,7 +180,18 @@ class RunColumns:
 
 
 #: Columns that the benchmark JSON says once, in its machine_info, or that its stats hold.
-_RUN_WIDE = frozenset({"device", "seed", "batch", "rounds", "format_owner"})
+_RUN_WIDE = frozenset(
+    {
+        "device",
+        "seed",
+        "batch",
+        "rounds",
+        "format_owner",
+        "latency_ms",
+        "latency_min_ms",
+        "latency_iqr_ms",
+    }
+)
 
 ROW_TYPES: tuple[type[Row], ...] = (LayerRow, FormatRow, QuantizerRow)
 

@@ -52,4 +52,6 @@ class Axes:
             )
         axis %= rank
         others = tuple(i for i in range(rank) if i != axis)
-        return cls(channel=axis, reduction=axis, rows=others[-1] if others else None, tokens=others)
+        # A lone vector kept along its features would have a scale an element, and no error.
+        channel = axis if others else None
+        return cls(channel, reduction=axis, rows=others[-1] if others else None, tokens=others)

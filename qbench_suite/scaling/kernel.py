@@ -17,6 +17,7 @@ from torch import Tensor
 from qbench_suite.scaling.rules import ScaleRule
 
 _FLOAT32_MAX = 3.4028234663852886e38
+_FLOAT16_MAX = 65504.0
 _MIN_SCALE = 2.0**-126
 #: Half the float32 range, so that max − min stays finite.
 _MAX_AFFINE = 1.7e38
@@ -71,9 +72,17 @@ def steps(key: KernelKey) -> Callable[[Operands], None]:
         if zero_point is not None:
             constants = tuple(bound - zero_point for bound in constants)
         q = key.round(x / scale, operands.noise, *constants)
-        operands.out.copy_((q * scale if key.dequantize else q).to(operands.out.dtype))
+        operands.out.copy_(to_dtype(q * scale if key.dequantize else q, operands.out.dtype))
 
     return fake_quantize
+
+
+def to_dtype(y: Tensor, dtype: torch.dtype) -> Tensor:
+    """Float32 ``y`` in ``dtype``; what is finite stays finite, as float16 ends at 65504."""
+    if dtype != torch.float16:
+        return y.to(dtype)
+    bounded = torch.clamp(y, -_FLOAT16_MAX, _FLOAT16_MAX)
+    return torch.where(y.abs() <= _FLOAT32_MAX, bounded, y).to(dtype)
 
 
 def _scale(key: KernelKey, x: Tensor, operands: Operands) -> tuple[Tensor, Tensor | None]:

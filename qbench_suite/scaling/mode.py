@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from qbench_suite.errors import ModeError
-from qbench_suite.formats import Format
+from qbench_suite.formats import Format, IntFormat
 from qbench_suite.scaling.granularity import Granularity, PerTensor
 from qbench_suite.scaling.rules import AbsMax, ScaleRule
 
@@ -34,6 +34,8 @@ class Mode:
             return f"{format.name} is a format for scales, not for elements"
         if format.unit_scale and not isinstance(self.granularity, PerTensor):
             return f"{format.name} is used without a scale, so it runs in mode tensor only"
+        if format.affine and not isinstance(format, IntFormat):
+            return f"{format.name} has a zero point, which only an IntFormat can have"
         if format.affine and not isinstance(self.rule, AbsMax):
             return f"{format.name} has a zero point, which the scale rule of {self.name} has not"
         return ""

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from qbench_suite.formats import Format
 from qbench_suite.scaling.granularity import Shape
+from qbench_suite.scaling.kernel import to_dtype
 from qbench_suite.scaling.mode import Mode
 
 
@@ -79,7 +80,7 @@ class QuantizedTensor:
         q = self.format.decode(self.codes)
         if self.zero_point is not None:
             q = q - spread(self.zero_point, shape, self.group_shape)
-        return (q * spread(self.scale, shape, self.group_shape)).to(self.dtype)
+        return to_dtype(q * spread(self.scale, shape, self.group_shape), self.dtype)
 
     @property
     def bits_per_value(self) -> float:

@@ -73,7 +73,7 @@ class PowerOfTwo(ScaleRule):
 class TwoLevel(ScaleRule):
     """NVFP4's pair of scales: an E4M3 scale a group under one float32 scale a tensor.
 
-    ``t = tensor_amax / (448 · top)``; ``scale = E4M3(amax / (top · t)) · t``, the E4M3 factor rounded
+    ``t = tensor_amax / (448 · top)``; ``scale = E4M3(amax / top / t) · t``, the E4M3 factor rounded
     to nearest and kept within 2^−9 … 448 (its smallest subnormal and its largest value).
     """
 

@@ -1,0 +1,39 @@
+"""The quantized linear layer."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor
+from torch.nn import functional as F
+
+from qbench_layers.base import QuantLayer
+from qbench_suite import Role
+
+
+class QuantLinear(QuantLayer):
+    """``y = Q(x) · Q(W)ᵀ + b``, W quantized once, b float.
+
+    Roles: ``weight`` (out, in), channels ``out``, chunks along ``in``; ``input`` (…, in) of any
+    rank, features on the last axis; ``output`` (…, out) only where a quantizer for it is given. NaN
+    and ±Inf are treated as the quantizer does. Raises ``LayerError`` for another module.
+    """
+
+    float_types = ("torch.nn.Linear", "timm.layers.linear.Linear")
+    optional_roles = (Role.OUTPUT,)
+    features = -1
+
+    weight: Tensor
+    bias: Tensor | None
+
+    def take(self, module: Any) -> None:
+        """Weight, bias and sizes of ``module``."""
+        self.in_features: int = module.in_features
+        self.out_features: int = module.out_features
+        self.keep_weight("weight", module.weight)
+        self.keep("bias", module.bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(…, in) → (…, out)."""
+        y = F.linear(self.quantize(Role.INPUT, "input", x), self.weight, self.bias)
+        return self.quantize(Role.OUTPUT, "output", y)

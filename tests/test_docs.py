@@ -1,0 +1,88 @@
+"""Documentation is run: every plugin snippet, every option it names, the table of columns."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+from qbench_suite.engine import Engine, LayerCase, Settings
+from qbench_suite.engine.grid import FormatCase, Selection
+from qbench_suite.manager import default_manager
+from qbench_suite.pytest_plugin import options
+from qbench_suite.scaling import compiling
+from qbench_suite.timing import RoundTimer
+
+ROOT = Path(__file__).parent.parent
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+
+
+def snippets(language: str) -> list[tuple[str, str]]:
+    """(page and number, text) of every fenced block of a language."""
+    return [
+        (f"{page.relative_to(ROOT)}#{number}", block)
+        for page in PAGES
+        for number, block in enumerate(
+            re.findall(rf"```{language}\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL)
+        )
+    ]
+
+
+PLUGINS = [(name, text) for name, text in snippets("python") if "@hookimpl" in text]
+
+
+@pytest.mark.parametrize("text", [t for _, t in PLUGINS], ids=[n for n, _ in PLUGINS])
+def test_each_plugin_snippet_loads_and_its_entries_run(text: str, tmp_path: Path) -> None:
+    file = tmp_path / f"snippet_{abs(hash(text))}.py"
+    file.write_text(text, encoding="utf-8")
+    manager = default_manager(files=[file])
+    assert not manager.problems
+    engine = Engine(manager, Settings(batch=2))
+    new = [p for p in manager.plugins if p.owner.module == str(file)]
+    assert len(new) == 1
+    with compiling.eager():
+        for format in manager.formats.names():
+            if manager.formats.owner(format).module == str(file):
+                row = engine.run(FormatCase(format, "normal"), RoundTimer(1, 0))
+                assert row.outcome == "passed", row.reason
+        for model in manager.models.names():
+            if manager.models.owner(model).module == str(file):
+                cases = engine.layer_cases(Selection(models=model, formats="int8", modes="tensor"))
+                rows = [engine.run(case, RoundTimer(1, 0)) for case in cases]
+                assert rows
+                assert {row.outcome for row in rows} == {"passed"}
+        for mode in manager.modes.names():
+            if manager.modes.owner(mode).module == str(file):
+                case = LayerCase("vit", "fp8_e4m3", mode, "head")
+                row = engine.run(case, RoundTimer(1, 0))
+                assert row.outcome == "passed", row.reason
+
+
+def test_every_page_has_its_snippets_found() -> None:
+    assert len(PLUGINS) >= 6
+
+
+def test_every_option_a_page_names_exists() -> None:
+    source = Path(options.__file__).read_text(encoding="utf-8")
+    known = set(re.findall(r"--qbench-[a-z-]+", source))
+    for page in PAGES:
+        named = set(re.findall(r"--qbench-[a-z-]+", page.read_text(encoding="utf-8")))
+        assert named <= known, f"{page.name} names {sorted(named - known)}"
+
+
+def test_every_relative_link_leads_somewhere() -> None:
+    for page in PAGES:
+        text = page.read_text(encoding="utf-8")
+        for target in re.findall(r"\]\((?!https?:)([^)#]+)", text):
+            assert (page.parent / target).exists(), f"{page.name} links to {target}"
+
+
+def test_the_architecture_page_draws_the_layers_that_ci_enforces() -> None:
+    page = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    drawn = re.search(r"```\n(pytest_plugin.*?)```", page, re.DOTALL)
+    assert drawn
+    config = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
+    enforced = re.search(r"layers = \[\n(.*?)\n\]", config, re.DOTALL)
+    assert enforced
+    lines = [line.strip(' ",').replace("qbench_suite.", "") for line in enforced[1].splitlines()]
+    assert drawn[1].split("\n")[:-1] == lines
