@@ -47,7 +47,7 @@ def test_input_and_result_are_quantized(
     q = quantizer(name)
     x = torch.randn(shape)
     before = x.clone()
-    found = layer.from_float(module, dict.fromkeys(Role, q))(x)
+    found = layer.from_float(module, dict.fromkeys(set(Role) - {Role.STATISTICS}, q))(x)
     expected = q.fake_quantize(module(q.fake_quantize(x, axes).values), axes).values
     assert torch.equal(found, expected)
     assert torch.equal(x, before)
