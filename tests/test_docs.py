@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 
 import pytest
+
 from qbench_suite.engine import Engine, LayerCase, Settings
 from qbench_suite.engine.grid import FormatCase, Selection
 from qbench_suite.manager import default_manager

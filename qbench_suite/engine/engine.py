@@ -147,8 +147,8 @@ class Engine:
         format, dash, mode = spec.partition("-")
         if not dash:
             raise ModeError(
-                f"A role takes a format and a mode joined by '-', or case, or none; got {spec!r}. Write for "
-                "instance weight=int4-chunk64."
+                f"A role takes a format and a mode joined by '-', or case, or none; got {spec!r}. "
+                "Write for instance weight=int4-chunk64."
             )
         return self.quantizer(format, mode)
 

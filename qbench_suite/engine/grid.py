@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Iterable
 from dataclasses import astuple, dataclass
@@ -29,7 +30,7 @@ class GridCase:
     table: ClassVar[str]
     format: str
 
-    @property
+    @functools.cached_property
     def id(self) -> str:
         """What stands between the brackets of the pytest id; independent of other plugins."""
         return case_id(*astuple(cast("LayerCase", self)))

@@ -101,12 +101,13 @@ class Recorder:
         if journal and not self.lost:
             self._guard(lambda: journal.finished(key, row.table, row.to_json()))
 
-    def left_float(self, model: str, modules: list[dict[str, Any]]) -> None:
-        """Note, once a model, its modules that no layer replaces."""
+    def left_float(self, model: str, modules: Callable[[str], list[dict[str, Any]]]) -> None:
+        """Note, once a model, its modules that no layer replaces: ``modules(model)``."""
         journal = self._journal
-        if journal and modules and model not in self._float_models:
+        if journal and model not in self._float_models:
             self._float_models.add(model)
-            self._guard(lambda: journal.left_float(model, modules))
+            if left := modules(model):
+                self._guard(lambda: journal.left_float(model, left))
 
     def finish(self) -> None:
         """Close the journal and write the tables, unless a worker of another process does."""

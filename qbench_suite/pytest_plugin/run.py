@@ -138,9 +138,7 @@ class Run:
         """Measure ``case``, noted in the journal before it starts."""
         self.recorder.started(case.key, self.machine_info)
         if hasattr(case, "model"):
-            modules = self.engine.pool.get(case.model).float_modules
-            left = [{"module": n, **asdict(m)} for n, m in modules.items() if m.loses_coverage]
-            self.recorder.left_float(case.model, left)
+            self.recorder.left_float(case.model, self._left_float)
         return self.engine.run(case, timer)
 
     def note(self, item: pytest.Item, report: pytest.TestReport) -> None:
@@ -159,6 +157,10 @@ class Run:
         from qbench_suite.engine.machine import machine_info
 
         return machine_info(self.manager, self.engine.settings)
+
+    def _left_float(self, model: str) -> list[dict[str, Any]]:
+        modules = self.engine.pool.get(model).float_modules
+        return [{"module": n, **asdict(m)} for n, m in modules.items() if m.loses_coverage]
 
     def _select(self, fixture: str) -> list[Any]:
         chosen = options.selection(self._config)
@@ -193,7 +195,7 @@ def case_of(item: pytest.Item) -> Any:
         return None
     cases = (callspec.params[f] for f in options.CASE_FIXTURES if f in callspec.params)
     # pytest puts a marker of its own in the place of an empty list of cases.
-    return next((case for case in cases if hasattr(case, "key")), None)
+    return next((case for case in cases if hasattr(case, "table")), None)
 
 
 def _order(item: pytest.Item) -> tuple[int, str, Any]:

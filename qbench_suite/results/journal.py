@@ -125,14 +125,19 @@ def read_journals(folder: Path) -> JournalContents:
             f"A run's folder holds journal-*.jsonl; {folder} holds none. Name a folder under results/."
         )
     contents = JournalContents()
-    for file in files:
-        _read(file, contents)
+    # A copy of the folder may have lost the times of its files; what the journals say outranks them.
+    for records in sorted((list(_records(file, contents)) for file in files), key=_started_at):
+        _take(records, contents)
     return contents
 
 
-def _read(file: Path, contents: JournalContents) -> None:
+def _started_at(records: list[dict[str, Any]]) -> str:
+    return next((str(r["started_at"]) for r in records if "started_at" in r), "")
+
+
+def _take(records: list[dict[str, Any]], contents: JournalContents) -> None:
     header = len(contents.headers)
-    for record in _records(file, contents):
+    for record in records:
         event, case = record.get("event"), record.get("case", "")
         if event == "run":
             header = len(contents.headers)

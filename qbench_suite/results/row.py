@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import MISSING, Field, asdict, dataclass, field, fields
+from dataclasses import MISSING, Field, dataclass, field, fields
 from typing import Any, ClassVar
 
 
@@ -49,7 +49,7 @@ class Row:
 
     def to_json(self) -> dict[str, Any]:
         """The row as plain JSON types: NaN becomes None, ±Inf the strings ``inf`` and ``-inf``."""
-        return {name: _plain(value) for name, value in asdict(self).items()}
+        return {name: _plain(value) for name, value in vars(self).items()}
 
     def to_extra_info(self) -> dict[str, Any]:
         """The row for the benchmark JSON: empty columns and those of the whole run left out.

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 
 import pytest
 import torch
-from qbench_formats import FORMATS
 from torch import Tensor
 
+from qbench_formats import FORMATS
 from qbench_suite import Format, FormatError, IdentityFormat, Rounding
 
 LISTED = [f for f in FORMATS if not isinstance(f, IdentityFormat)]

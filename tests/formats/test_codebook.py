@@ -7,9 +7,9 @@ from dataclasses import dataclass
 
 import pytest
 import torch
-from qbench_formats import FORMATS
 from torch import Tensor
 
+from qbench_formats import FORMATS
 from qbench_suite import CodebookFormat, FloatFormat, Format, FormatError, Rounding
 
 BY_NAME = {f.name: f for f in FORMATS}

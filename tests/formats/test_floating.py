@@ -8,9 +8,9 @@ from dataclasses import dataclass
 import numpy as np
 import pytest
 import torch
-from qbench_formats import FORMATS
 from torch import Tensor
 
+from qbench_formats import FORMATS
 from qbench_suite import FloatFormat, FormatError, Overflow, Rounding, Specials
 
 FLOATS = {f.name: f for f in FORMATS if isinstance(f, FloatFormat)}

@@ -7,9 +7,9 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 import torch
-from qbench_formats import FORMATS
 from torch import Tensor
 
+from qbench_formats import FORMATS
 from qbench_suite import FormatError, IntFormat, Rounding
 
 INTEGERS = {f.name: f for f in FORMATS if isinstance(f, IntFormat)}

@@ -12,10 +12,10 @@ from dataclasses import dataclass
 
 import pytest
 import torch
-from qbench_formats import FORMATS
-from qbench_modes import MODES
 from torch import Tensor
 
+from qbench_formats import FORMATS
+from qbench_modes import MODES
 from qbench_suite import (
     Axes,
     CodebookFormat,

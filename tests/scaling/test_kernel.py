@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 import torch
-from qbench_formats import FORMATS
 from torch import Tensor
 
+from qbench_formats import FORMATS
 from qbench_suite import AbsMax, Format, ScaleRule
 from qbench_suite.scaling.kernel import KernelKey, Operands, steps, tensor_amax
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import pytest
-from qbench_formats import FORMATS
 
+from qbench_formats import FORMATS
 from qbench_suite import AbsMax, Mode, ModeError, PerChannel, PerChunk, PerTensor, PowerOfTwo
 
 BY_NAME = {f.name: f for f in FORMATS}

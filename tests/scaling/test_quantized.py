@@ -7,10 +7,10 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from qbench_formats import FORMATS
-from qbench_modes import MODES
 from torch import Tensor
 
+from qbench_formats import FORMATS
+from qbench_modes import MODES
 from qbench_suite import Axes, Mode, PerBlock, PerChunk, Quantizer, TwoLevel
 from qbench_suite.scaling.quantized import spread
 

@@ -13,10 +13,10 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from qbench_formats import FORMATS
-from qbench_modes import MODES
 from torch import Tensor
 
+from qbench_formats import FORMATS
+from qbench_modes import MODES
 from qbench_suite import (
     Axes,
     CodebookFormat,

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 import numpy as np
 import pytest
 import torch
-from qbench_formats import FORMATS, NF4_VALUES, qbench_register_formats
 
+from qbench_formats import FORMATS, NF4_VALUES, qbench_register_formats
 from qbench_suite import Format
 
 BY_NAME = {f.name: f for f in FORMATS}

@@ -6,10 +6,10 @@ from collections.abc import Callable, Iterator
 
 import pytest
 import torch
-from qbench_formats import FORMATS
-from qbench_modes import MODES
 from torch import Tensor
 
+from qbench_formats import FORMATS
+from qbench_modes import MODES
 from qbench_suite import Mode, PerChunk, Quantized, Quantizer
 from qbench_suite.scaling.compiling import eager
 

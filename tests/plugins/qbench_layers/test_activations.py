@@ -6,10 +6,10 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from qbench_layers import QuantGELU, QuantHardswish, QuantReLU, QuantSiLU, QuantSoftmax
 from timm.layers import activations
 from torch import nn
 
+from qbench_layers import QuantGELU, QuantHardswish, QuantReLU, QuantSiLU, QuantSoftmax
 from qbench_suite import Axes, LayerError, Quantizer, QuantModule, Role
 
 QuantizerOf = Callable[[str], Quantizer]

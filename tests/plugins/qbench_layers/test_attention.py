@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 import torch
-from qbench_layers import QuantAttention, QuantLinear
 from timm.layers import Attention
 from torch import Tensor, nn
 
+from qbench_layers import QuantAttention, QuantLinear
 from qbench_suite import Axes, Quantizer, Role
 
 QuantizerOf = Callable[[str], Quantizer]

@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 import timm.layers as timm_layers
 import torch
-from qbench_layers import QuantConv2d, QuantConv2dSame, QuantScaledStdConv2d, QuantStdConv2d
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from qbench_layers import QuantConv2d, QuantConv2dSame, QuantScaledStdConv2d, QuantStdConv2d
 from qbench_suite import Axes, LayerError, Quantized, Quantizer, Role
 
 QuantizerOf = Callable[[str], Quantizer]

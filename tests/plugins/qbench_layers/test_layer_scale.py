@@ -6,9 +6,9 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from qbench_layers import QuantLayerScale, QuantLayerScale2d
 from timm.layers import LayerScale, LayerScale2d
 
+from qbench_layers import QuantLayerScale, QuantLayerScale2d
 from qbench_suite import Axes, Quantizer, Role
 
 QuantizerOf = Callable[[str], Quantizer]

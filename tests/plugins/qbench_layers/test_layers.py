@@ -7,12 +7,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import pytest
-import qbench_layers as layers
 import timm.layers as timm_layers
 import torch
 from timm.layers import activations, activations_me, norm, norm_act
 from torch import Tensor, nn
 
+import qbench_layers as layers
 from qbench_suite import LayerError, Quantized, Quantizer, QuantModule, Role
 from qbench_suite.layers import replaces, resolve
 

@@ -6,10 +6,10 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from qbench_layers import QuantLinear
 from torch import nn
 from torch.nn import functional as F
 
+from qbench_layers import QuantLinear
 from qbench_suite import Axes, LayerError, Quantized, Quantizer, Role
 
 QuantizerOf = Callable[[str], Quantizer]

@@ -6,16 +6,16 @@ from collections.abc import Callable
 
 import pytest
 import torch
+from timm.layers import norm_act
+from torch import nn
+from torch.nn import functional as F
+
 from qbench_layers import (
     QuantBatchNormAct2d,
     QuantGroupNormAct,
     QuantLayerNormAct,
     QuantLayerNormAct2d,
 )
-from timm.layers import norm_act
-from torch import nn
-from torch.nn import functional as F
-
 from qbench_suite import Axes, Quantizer, Role
 
 QuantizerOf = Callable[[str], Quantizer]

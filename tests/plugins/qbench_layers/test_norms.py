@@ -6,11 +6,11 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from qbench_layers import QuantGroupNorm, QuantLayerNorm, QuantLayerNorm2d, QuantRMSNorm
 from timm.layers import LayerNorm2d, RmsNorm
 from torch import nn
 from torch.nn import functional as F
 
+from qbench_layers import QuantGroupNorm, QuantLayerNorm, QuantLayerNorm2d, QuantRMSNorm
 from qbench_suite import Axes, Quantizer, Role
 
 QuantizerOf = Callable[[str], Quantizer]

@@ -6,15 +6,15 @@ from collections.abc import Callable
 
 import pytest
 import torch
+from timm.layers import SelectAdaptivePool2d
+from torch import nn
+
 from qbench_layers import (
     QuantAdaptiveAvgPool2d,
     QuantAvgPool2d,
     QuantMaxPool2d,
     QuantSelectAdaptivePool2d,
 )
-from timm.layers import SelectAdaptivePool2d
-from torch import nn
-
 from qbench_suite import Axes, Quantizer, QuantModule, Role
 
 QuantizerOf = Callable[[str], Quantizer]
@@ -37,7 +37,9 @@ def test_they_pool_what_was_quantized_by_hand(
     q = quantizer(name)
     x = torch.randn(2, 6, 9, 9)
     expected = module(q.fake_quantize(x, Axes(1, 1, 3, (0, 2, 3))).values)
-    assert torch.equal(layer.from_float(module, dict.fromkeys(set(Role) - {Role.STATISTICS}, q))(x), expected)
+    assert torch.equal(
+        layer.from_float(module, dict.fromkeys(set(Role) - {Role.STATISTICS}, q))(x), expected
+    )
 
 
 @pytest.mark.parametrize(("input_fmt", "scale"), [("NCHW", (1, 6, 1, 1)), ("NHWC", (1, 1, 1, 8))])

@@ -5,9 +5,9 @@ from __future__ import annotations
 import re
 
 import pytest
+
 from qbench_formats import FORMATS
 from qbench_modes import MODES, block, chunk, qbench_register_modes
-
 from qbench_suite import Family, Format, Mode, ModeError, PerBlock, PerChunk, PerTensor, Quantizer
 
 BY_NAME = {m.name: m for m in MODES}

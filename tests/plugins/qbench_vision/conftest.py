@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import pytest
-import qbench_vision
 
+import qbench_vision
 from qbench_suite.manager import Manager
 
 

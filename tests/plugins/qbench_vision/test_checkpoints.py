@@ -10,11 +10,11 @@ from typing import Any
 
 import pytest
 import torch
-from qbench_vision.checkpoints import load_strictly, read_checkpoint
 from safetensors.torch import save_file
 from torch import nn
 
 from qbench_suite import ModelError
+from qbench_vision.checkpoints import load_strictly, read_checkpoint
 
 
 def network() -> nn.Module:

@@ -11,11 +11,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from qbench_vision.cifar import data_folder
 from torchvision.datasets import CIFAR10
 
 from qbench_suite import DatasetError
 from qbench_suite.manager import Manager
+from qbench_vision.cifar import data_folder
 
 
 @pytest.fixture

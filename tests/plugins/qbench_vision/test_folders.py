@@ -9,14 +9,14 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from qbench_vision.folders import LIMIT
-from qbench_vision.images import read_image
 
 from qbench_suite import DatasetError
 from qbench_suite.datasets import DatasetEntry
 from qbench_suite.engine.inputs import reference_images
 from qbench_suite.manager import Manager
 from qbench_suite.models import ModelEntry
+from qbench_vision.folders import LIMIT
+from qbench_vision.images import read_image
 
 REAL = Path(__file__).parents[4] / "shared" / "data" / "imagenet_val1300"
 

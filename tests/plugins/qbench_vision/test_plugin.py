@@ -9,8 +9,8 @@ from importlib import metadata
 from typing import Any
 
 import pytest
-import qbench_vision
 
+import qbench_vision
 from qbench_suite import Family, NameNotFoundError
 from qbench_suite.manager import Manager
 

@@ -7,12 +7,12 @@ from pathlib import Path
 import pytest
 import timm
 import torch
-from qbench_vision.seeding import open_branches
 from safetensors.torch import save_file
 from torch import nn
 
 from qbench_suite import ModelError
 from qbench_suite.manager import Manager
+from qbench_vision.seeding import open_branches
 
 REAL = Path(__file__).parents[4] / "shared" / "data"
 

@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 import torch
-from qbench_vision.torchvision_models import HEAD
 from torchvision import models
 
 from qbench_suite import ModelError
 from qbench_suite.manager import Manager
+from qbench_vision.torchvision_models import HEAD
 
 
 @pytest.fixture

@@ -6,11 +6,11 @@ import hashlib
 
 import pytest
 import torch
-from qbench_zoo.architectures import INPUT_SIZE, MEAN, STD
-from qbench_zoo.digits import HELD_OUT, SPLITS, load, upsample
 from torch import Tensor
 
 from qbench_suite import DatasetError
+from qbench_zoo.architectures import INPUT_SIZE, MEAN, STD
+from qbench_zoo.digits import HELD_OUT, SPLITS, load, upsample
 
 
 def fingerprint(*tensors: Tensor) -> str:

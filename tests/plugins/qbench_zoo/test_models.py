@@ -6,6 +6,9 @@ from dataclasses import asdict
 
 import pytest
 import torch
+from torch import nn
+
+from qbench_suite import ModelError
 from qbench_zoo.accuracy import top1
 from qbench_zoo.architectures import ARCHITECTURES, INPUT_SIZE, NUM_CLASSES, architecture
 from qbench_zoo.card import Card, read_card, sha256
@@ -13,9 +16,6 @@ from qbench_zoo.commands import TOLERANCE
 from qbench_zoo.digits import HELD_OUT, load
 from qbench_zoo.training import Recipe
 from qbench_zoo.weights import load_model, weights_path
-from torch import nn
-
-from qbench_suite import ModelError
 
 #: What each model must reach on the held-out digits, in percent.
 FLOOR = {"vit": 96.0}

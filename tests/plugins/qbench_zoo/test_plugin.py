@@ -9,15 +9,15 @@ import sys
 from pathlib import Path
 
 import pytest
+from rich.console import Console
+
 import qbench_zoo
+from qbench_suite import DatasetEntry, ModelEntry
 from qbench_zoo.architectures import ARCHITECTURES, INPUT_SIZE
 from qbench_zoo.card import read_card
 from qbench_zoo.digits import load
 from qbench_zoo.progress import epochs_shown
 from qbench_zoo.weights import PACKAGE, load_model
-from rich.console import Console
-
-from qbench_suite import DatasetEntry, ModelEntry
 
 
 def run_zoo(*arguments: str) -> int:

@@ -6,13 +6,13 @@ import math
 
 import pytest
 import torch
+from torch import Tensor
+
+from qbench_suite import DatasetError
 from qbench_zoo.architectures import ARCHITECTURES, Architecture
 from qbench_zoo.augmentation import jitter
 from qbench_zoo.digits import Digits, load
 from qbench_zoo.training import Recipe, train
-from torch import Tensor
-
-from qbench_suite import DatasetError
 
 TWO_STEPS = Recipe(epochs=1, batch=16)
 

@@ -7,13 +7,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from qbench_zoo.architectures import architecture
-from qbench_zoo.card import card_path, read_card
-from qbench_zoo.weights import load_model, save_weights, weights_path
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from qbench_suite import ModelError
+from qbench_zoo.architectures import architecture
+from qbench_zoo.card import card_path, read_card
+from qbench_zoo.weights import load_model, save_weights, weights_path
 
 REMEDY = "make them anew with `qbench zoo train resnet`"
 
