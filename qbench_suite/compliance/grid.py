@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from qbench_suite.errors import FormatError
 from qbench_suite.formats import Format, Overflow, Rounding
 from qbench_suite.scaling import FakeQuantized
 from qbench_suite.scaling.kernel import to_dtype
@@ -55,7 +56,8 @@ def check_grid(
 
     q is recovered by rounding ``value / scale`` to nearest; then q must be in the format and the
     product, rounded to the values' dtype, must be equal. NaN is legal where ``source`` is NaN (anywhere
-    without a source); ±Inf and NaN where the format overflows to them.
+    without a source); ±Inf and NaN where the format overflows to them. Raises ``FormatError`` for a
+    ``round`` that returns another shape, which broadcasting would hide.
     """
     values = result.values
     if not values.numel():
@@ -92,6 +94,11 @@ def _compare(result: FakeQuantized, scale: Tensor, nudge: float) -> tuple[Tensor
     format, zero_point = _to_nearest(result.format), result.spread_zero_point()
     v = result.values.to(torch.float32) / scale * nudge
     q = format.round(v if zero_point is None else torch.round(v) + zero_point)
+    if q.shape != v.shape:
+        raise FormatError(
+            f"round returns the shape it is given; {format.name} returned {tuple(q.shape)} for "
+            f"{tuple(v.shape)}. Mend its round."
+        )
     member = format.contains(q)
     if zero_point is not None:
         q = q - zero_point

@@ -25,7 +25,7 @@ from qbench_suite.engine.pool import LoadedModel, ModelPool
 from qbench_suite.engine.quantizer_case import run_quantizer_case
 from qbench_suite.engine.references import ReferenceStore
 from qbench_suite.engine.settings import Settings
-from qbench_suite.errors import ModeError, NameNotFoundError, QBenchError
+from qbench_suite.errors import FormatError, ModeError, NameNotFoundError, QBenchError
 from qbench_suite.layers import QuantModule, Role
 from qbench_suite.manager import Manager
 from qbench_suite.results import FormatRow, Gates, LayerRow, QuantizerRow, Row
@@ -75,6 +75,9 @@ class Engine:
         row = self._new_row(case)
         try:
             self._measure(case, row, timer)
+        except FormatError as error:
+            row.outcome = "error"
+            row.reason = f"{error} {case.format} is of {self.manager.formats.owner(case.format)}."
         except QBenchError as error:
             row.outcome, row.reason = "error", str(error)
         except Exception as error:

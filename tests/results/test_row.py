@@ -1,0 +1,97 @@
+"""Rows: plain JSON, every column documented, and the README that says so."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import fields
+from pathlib import Path
+
+import pytest
+
+from qbench_suite.results import (
+    ROW_TYPES,
+    FormatRow,
+    LayerRow,
+    QuantizerRow,
+    Row,
+    RunColumns,
+    columns_markdown,
+)
+from qbench_suite.results.row import columns_of
+
+README = Path(__file__).parent.parent.parent / "results" / "README.md"
+TABLES = [*ROW_TYPES, RunColumns]
+
+
+def test_row_is_plain_json_whatever_its_numbers_are() -> None:
+    row = LayerRow(mse=math.nan, sqnr_db=math.inf, max_abs_err=-math.inf, cosine=0.1, violations=0)
+    plain = json.loads(json.dumps(row.to_json(), allow_nan=False))
+    assert (plain["mse"], plain["sqnr_db"], plain["max_abs_err"]) == (None, "inf", "-inf")
+    assert (plain["cosine"], plain["violations"], plain["rounds"]) == (0.1, 0, None)
+    assert set(plain) == {f.name for f in fields(LayerRow)}
+
+
+@pytest.mark.parametrize("row_type", ROW_TYPES)
+def test_row_begins_as_an_error_without_numbers(row_type: type[Row]) -> None:
+    row = row_type()
+    assert row.outcome == "error"
+    assert {v for v in row.to_json().values() if isinstance(v, float)} == set()
+
+
+def test_extra_info_is_short() -> None:
+    row = LayerRow(case="a", outcome="passed", mse=1 / 3, sqnr_db=math.inf, seed=4, compliant=False)
+    extra = row.to_extra_info()
+    assert extra["mse"] == 0.3333333
+    assert (extra["sqnr_db"], extra["compliant"], extra["outcome"]) == ("inf", False, "passed")
+    assert not {"seed", "device", "cosine", "reason"} & extra.keys()
+    json.dumps(extra, allow_nan=False)
+
+
+@pytest.mark.parametrize("row_type", TABLES)
+def test_every_column_is_documented(row_type: type[Row] | type[RunColumns]) -> None:
+    assert columns_of(row_type) == list(fields(row_type)), "a field without a meaning"
+    for column in columns_of(row_type):
+        assert column.metadata["meaning"]
+        assert not column.metadata["meaning"].endswith("."), column.name
+
+
+UNITS = {"_ms": "ms", "_db": "dB", "_bytes": "bytes", "_count": "values", "_bits": "bits"}
+
+
+@pytest.mark.parametrize("row_type", ROW_TYPES)
+def test_names_that_end_in_a_unit_are_in_it(row_type: type[Row]) -> None:
+    for column in columns_of(row_type):
+        for ending, unit in UNITS.items():
+            if column.name.endswith(ending):
+                assert column.metadata["unit"] == unit, column.name
+
+
+def test_tables_have_names_of_their_own() -> None:
+    assert [t.table for t in (LayerRow, FormatRow, QuantizerRow)] == [
+        "layers",
+        "formats",
+        "quantizers",
+    ]
+
+
+def test_markdown_says_each_column_of_each_table_once() -> None:
+    text = columns_markdown()
+    for row_type in TABLES:
+        for column in columns_of(row_type):
+            assert f"| `{column.name}` |" in text
+    rows = [line for line in text.splitlines() if line.startswith("| `")]
+    assert all(line.count(" | ") == 2 for line in rows)
+    sections = text.split("## ")
+    for section in sections:
+        names = [line.split("`")[1] for line in section.splitlines() if line.startswith("| `")]
+        assert len(names) == len(set(names))
+
+
+def test_readme_of_results_is_current() -> None:
+    text = README.read_text(encoding="utf-8")
+    introduction, _, generated = text.partition("\n## Every table\n")
+    assert "journal-*.jsonl" in introduction
+    assert "## Every table\n" + generated == columns_markdown(), (
+        "write `qbench list columns` below the introduction of results/README.md"
+    )

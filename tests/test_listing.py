@@ -1,0 +1,121 @@
+"""Listings: headed rows of every kind, and filters."""
+
+from __future__ import annotations
+
+import types
+from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from torch import nn
+
+from qbench_suite import (
+    DatasetEntry,
+    Family,
+    IntFormat,
+    Manager,
+    Mode,
+    ModelEntry,
+    NameNotFoundError,
+    PerTensor,
+    hookimpl,
+)
+from qbench_suite.listing import rows
+
+INT8 = IntFormat(name="int8", bits=8, low=-127, high=127)
+
+
+def filters(**chosen: str) -> Any:
+    axes = dict.fromkeys(("models", "formats", "modes", "layers"))
+    return SimpleNamespace(**{**axes, **chosen})
+
+
+@pytest.fixture
+def manager() -> Manager:
+    def entries(*values: object) -> Callable[..., None]:
+        def hook(register: Callable[[object], None]) -> None:
+            for value in values:
+                register(value)
+
+        return hook
+
+    def model() -> nn.Module:
+        return nn.Sequential(nn.Flatten(), nn.Tanh())
+
+    module, broken = types.ModuleType("plug"), types.ModuleType("broken")
+    tensor = Mode(name="tensor", granularity=PerTensor(), default=True, description="one scale")
+    kinds = {
+        "formats": (INT8,),
+        "modes": (tensor, Family("t<N>", r"t\d+", lambda match: tensor)),
+        "models": (ModelEntry(name="m", build=model, input_size=(1, 2, 2), description="tiny"),),
+        "datasets": (DatasetEntry(name="d", load=lambda split: [], num_classes=0),),  # type: ignore[arg-type,return-value]
+    }
+    for kind, values in kinds.items():
+        name = f"qbench_register_{kind}"
+        setattr(module, name, hookimpl(specname=name)(entries(*values)))
+    broken.qbench_register_formats = hookimpl(specname="qbench_register_formats")(  # type: ignore[attr-defined]
+        entries(3)
+    )
+    manager = Manager()
+    manager.register(module)
+    manager.register(broken)
+    return manager
+
+
+@pytest.mark.parametrize(
+    "kind", ["plugins", "formats", "modes", "layers", "models", "datasets", "cases"]
+)
+def test_every_listing_has_a_heading_and_even_rows(manager: Manager, kind: str) -> None:
+    heading, *body = rows(manager, kind, filters())
+    assert all(heading)
+    assert all(len(row) == len(heading) for row in body)
+    assert all(isinstance(cell, str) for row in body for cell in row)
+
+
+def test_plugins_in_use_come_before_broken_ones(manager: Manager) -> None:
+    _, used, broken = rows(manager, "plugins", filters())
+    assert used[:2] == ("plug (local)", "in use")
+    assert broken[:2] == ("broken (local)", "broken")
+    assert "Pass a Format" in broken[2]
+
+
+def test_facts_of_a_format(manager: Manager) -> None:
+    heading, row = rows(manager, "formats", filters())
+    facts = dict(zip(heading, row, strict=True))
+    assert facts["format"] == "int8"
+    assert (facts["bits"], facts["values"], facts["max"], facts["smallest"]) == (
+        "8",
+        "255",
+        "127",
+        "1",
+    )
+    assert (facts["overflow"], facts["rounding"], facts["owner"]) == (
+        "saturate",
+        "nearest",
+        "plug (local)",
+    )
+    assert rows(manager, "formats", filters(formats="int8+away"))[1][0] == "int8+away"
+
+
+def test_families_are_listed_below_the_modes(manager: Manager) -> None:
+    assert [row[0] for row in rows(manager, "modes", filters())] == ["mode", "tensor", "t<N>"]
+    assert rows(manager, "modes", filters())[1][1:3] == ("yes", "one scale")
+
+
+def test_layers_of_a_model_say_what_stays_float(manager: Manager) -> None:
+    _, *body = rows(manager, "layers", filters(models="m"))
+    assert [row[:3] for row in body] == [("m", "0", "Flatten"), ("m", "1", "Tanh")]
+    assert body[1][3].startswith("float: no registered layer")
+
+
+def test_cases_are_those_of_the_filters(manager: Manager) -> None:
+    _, *body = rows(manager, "cases", filters(formats="int8+truncate"))
+    assert ("formats", "int8+truncate-normal") in body
+    assert ("quantizers", "int8+truncate-tensor") in body
+
+
+@pytest.mark.parametrize("axis", ["models", "formats", "modes"])
+def test_filter_without_match_is_an_error(manager: Manager, axis: str) -> None:
+    with pytest.raises(NameNotFoundError, match="zzz"):
+        rows(manager, axis, filters(**{axis: "zzz"}))
