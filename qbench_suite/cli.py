@@ -50,9 +50,11 @@ def _parser() -> argparse.ArgumentParser:
     doctor = commands.add_parser(
         "doctor", help="versions, devices, compiler, plugins and their ills"
     )
+    doctor.add_argument("-v", "--verbose", action="store_true", help="show tracebacks of problems")
     for command, run in ((show, _list), (doctor, _doctor)):
         command.add_argument(
             "--plugin",
+            "--qbench-plugin",
             action="append",
             default=[],
             type=Path,
@@ -60,7 +62,12 @@ def _parser() -> argparse.ArgumentParser:
             help="load this plugin too",
         )
         command.add_argument(
-            "--disable-plugin", action="append", default=[], metavar="NAME", help="do not load it"
+            "--disable-plugin",
+            "--qbench-disable-plugin",
+            action="append",
+            default=[],
+            metavar="NAME",
+            help="do not load it",
         )
         command.set_defaults(run=run)
     parser.set_defaults(commands=commands)
@@ -91,6 +98,9 @@ def _doctor(options: argparse.Namespace) -> int:
     findings = examine(_manager(options))
     marks = {"ok": " ", "note": "i", "problem": "!"}
     _print_table([(marks[f.grade], f.what, f.state) for f in findings])
+    for finding in findings if options.verbose else ():
+        if finding.trace:
+            print(f"\n{finding.what}\n{finding.trace}")
     return int(any(finding.grade == "problem" for finding in findings))
 
 

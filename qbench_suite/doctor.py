@@ -17,6 +17,8 @@ class Finding:
     state: str
     #: ``ok``, ``note`` (works without it) or ``problem``.
     grade: str = "ok"
+    #: Traceback of a problem, for ``qbench doctor -v``.
+    trace: str = ""
 
 
 _LIBRARIES = ("torch", "torchvision", "timm", "pytest", "pytest-benchmark", "pandas", "pyarrow")
@@ -33,7 +35,12 @@ def examine(manager: Manager) -> list[Finding]:
         for plugin in sorted(manager.plugins, key=lambda plugin: str(plugin.owner))
     ]
     findings += [
-        Finding(f"plugin {problem.plugin}", f"{problem.reason} {problem.remedy}", "problem")
+        Finding(
+            f"plugin {problem.plugin}",
+            f"{problem.reason} {problem.remedy}",
+            "problem",
+            problem.trace,
+        )
         for problem in manager.problems
     ]
     return findings

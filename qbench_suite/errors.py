@@ -6,7 +6,8 @@
     ├── NameNotFoundError (LookupError)   a name no registry holds
     ├── DuplicateNameError (ValueError)   two plugins register one name
     ├── PluginError (RuntimeError)        a plugin that cannot be used
-    │   └── UnknownHookError              a qbench_* function no hook answers to
+    │   ├── PluginFileError           a plugin file that is not there
+    │   └── UnknownHookError          a qbench_* function no hook answers to
     ├── FormatError (ValueError)          a format that breaks its own contract
     ├── ModeError (ValueError)            a mode that does not fit a tensor or a format
     ├── LayerError (ValueError)           a module that cannot become a quantized layer
@@ -35,6 +36,10 @@ class DuplicateNameError(QBenchError, ValueError):
 
 class PluginError(QBenchError, RuntimeError):
     """A plugin cannot be imported, or one of its hooks raised."""
+
+
+class PluginFileError(PluginError):
+    """A plugin file was named that is not there, or is no Python file."""
 
 
 class UnknownHookError(PluginError):

@@ -6,12 +6,18 @@ import importlib.util
 import inspect
 import sys
 import traceback
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 
 from qbench_suite import hookspecs
-from qbench_suite.errors import DuplicateNameError, PluginError, QBenchError, UnknownHookError
+from qbench_suite.errors import (
+    DuplicateNameError,
+    PluginFileError,
+    QBenchError,
+    UnknownHookError,
+)
 from qbench_suite.registry import Owner, near_misses
 
 _KNOWN = [name for name in vars(hookspecs) if name.startswith("qbench_")]
@@ -74,12 +80,13 @@ def functions_of(plugin: object) -> list[tuple[str, object]]:
 
 
 def import_file(path: Path) -> ModuleType:
-    """The module that one Python file makes up; raises ``PluginError`` where there is no such file."""
+    """The module that one Python file makes up; raises ``PluginFileError`` where there is none."""
     if not path.is_file() or path.suffix != ".py":
-        raise PluginError(
+        raise PluginFileError(
             f"A plugin file is a Python file, named *.py; {path} is none. Check the path."
         )
-    name = f"qbench_plugin_{path.stem}"
+    # Two files may share a stem; each is a module of its own.
+    name = f"qbench_plugin_{path.stem}_{zlib.crc32(str(path.resolve()).encode()):08x}"
     spec = importlib.util.spec_from_file_location(name, path)
     assert spec is not None
     assert spec.loader is not None
@@ -104,6 +111,6 @@ def problem_of(owner: Owner, error: BaseException) -> Problem:
         plugin=str(owner),
         reason=" ".join(reason.split()),
         remedy=remedy,
-        fatal=isinstance(error, DuplicateNameError | UnknownHookError),
+        fatal=isinstance(error, DuplicateNameError | UnknownHookError | PluginFileError),
         trace="".join(traceback.format_exception(error)),
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import logging
 import time
 from typing import Any
 
@@ -33,6 +34,7 @@ from qbench_suite.scaling import Quantizer, compiling
 from qbench_suite.timing import Timer
 
 Case = LayerCase | FormatCase | QuantizerCase
+_LOG = logging.getLogger("qbench_suite")
 
 
 class Engine:
@@ -81,6 +83,7 @@ class Engine:
         except QBenchError as error:
             row.outcome, row.reason = "error", str(error)
         except Exception as error:
+            _LOG.error("%s raised", case.id, exc_info=error)
             row.outcome = "error"
             row.reason = (
                 f"A case runs to its end; {case.id} raised {type(error).__name__}: {error}. Mend the "

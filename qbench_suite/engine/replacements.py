@@ -6,7 +6,8 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from qbench_suite.layers import QuantModule, replaces
+from qbench_suite.errors import LayerError
+from qbench_suite.layers import QuantModule, replaces, resolve
 from qbench_suite.manager import Manager
 
 #: Types that compute nothing at inference: left as they are without loss.
@@ -56,24 +57,31 @@ def replacements(
         layer = twins[module_type]
         if layer is not None and name and module_type.__name__ not in _NEVER_CALLED:
             found[name] = Replacement(module, layer, _feature_axis(model, name))
-        elif reason := _why_float(module):
-            left[name or "(model)"] = reason
+        elif layer is not None and not name:
+            reason = "the model is this one layer; wrap it in a container to quantize it"
+            left["(model)"] = FloatModule(module_type.__name__, reason, loses_coverage=True)
+        elif why := _why_float(module):
+            left[name or "(model)"] = why
     return found, left
 
 
 def _twin(module_type: type[nn.Module], manager: Manager) -> type[QuantModule] | None:
-    """The layer that replaces the type; one that names it outranks one that names its base."""
+    """The layer that replaces the type; one that names it outranks one that names its base.
+
+    Raises ``LayerError`` where two layers have the same claim.
+    """
     fits = [entry.layer for entry in manager.layers if replaces(entry.layer, module_type)]
-    dotted = f"{module_type.__module__}.{module_type.__qualname__}"
-    fits.sort(key=lambda layer: not any(_same(t, dotted) for t in layer.float_types))
-    return fits[0] if fits else None
-
-
-def _same(float_type: str, dotted: str) -> bool:
-    from qbench_suite.layers import resolve
-
-    resolved = resolve(float_type)
-    return resolved is not None and f"{resolved.__module__}.{resolved.__qualname__}" == dotted
+    naming = [layer for layer in fits if module_type in map(resolve, layer.float_types)]
+    best = naming or fits
+    if len(best) > 1:
+        claims = " and ".join(
+            f"{layer.__name__} of {manager.layers.owner(layer.__name__)}" for layer in best
+        )
+        raise LayerError(
+            f"A module type has one quantized twin; {module_type.__name__} is claimed by {claims}. "
+            "Disable one plugin with --qbench-disable-plugin, or name other float_types."
+        )
+    return best[0] if best else None
 
 
 def _why_float(module: nn.Module) -> FloatModule | None:

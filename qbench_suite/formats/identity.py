@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from qbench_suite.errors import FormatError
-from qbench_suite.formats.base import Format, RoundKernel
+from qbench_suite.formats.base import Format, Overflow, RoundKernel
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -17,6 +17,7 @@ class IdentityFormat(Format):
     """float32: every value is its own rounding; used without a scale."""
 
     bits: int = 32
+    overflow: Overflow = Overflow.SPEC
     unit_scale: bool = True
 
     @property

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import fnmatch
+import math
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -67,10 +68,17 @@ class Gates:
         return None
 
 
+def _number(text: str) -> float:
+    value = float(text)
+    if math.isnan(value):  # no case could ever fail it
+        raise ValueError(text)
+    return value
+
+
 def _gate(row: dict[str, str], source: object) -> Gate:
     try:
         table, format, mode, what, least = (row[name].strip() for name in _COLUMNS)
-        return Gate(table, format, mode, what, float(least))
+        return Gate(table, format, mode, what, _number(least))
     except (KeyError, AttributeError, TypeError, ValueError):
         raise ResultsError(
             f"A gate has the columns {','.join(_COLUMNS)}, the last a number; got "

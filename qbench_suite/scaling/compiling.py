@@ -85,7 +85,7 @@ def _compile(key: KernelKey, serial: int, device: torch.device) -> Callable[[Ope
         return _fall_back(eager_kernel, "no C++ compiler found; install g++ or clang++")
     # torch.compile counts recompilations by code object, and gives up silently after eight: the
     # kernels of one closure would share a count, so each gets a code object of its own.
-    code = eager_kernel.__code__.replace(co_name=f"fake_quantize_{serial}")
+    code = eager_kernel.__code__.replace(co_name=f"{eager_kernel.__code__.co_name}_{serial}")
     function = types.FunctionType(
         code, eager_kernel.__globals__, code.co_name, None, eager_kernel.__closure__
     )

@@ -48,8 +48,9 @@ class Operands(NamedTuple):
 class KernelKey:
     """What makes two kernels differ; shapes and the constants of a format do not."""
 
-    #: Rounds float32 element by element: ``round(v, noise, *constants)``.
-    round: Callable[..., Tensor]
+    #: Rounds float32 element by element: ``round(v, noise, *constants)``. None to round nothing: the
+    #: kernel then only writes the absolute maximum of each group to ``scale``.
+    round: Callable[..., Tensor] | None
     #: Gives the scales; None for static scales, which are read.
     rule: ScaleRule | None
     #: Axes over which a group extends.
@@ -64,6 +65,9 @@ class KernelKey:
 
 def steps(key: KernelKey) -> Callable[[Operands], None]:
     """The kernel for ``key``, uncompiled."""
+    rounding = key.round
+    if rounding is None:
+        return _amax_steps(key)
 
     def fake_quantize(operands: Operands) -> None:
         x = operands.x.to(torch.float32)
@@ -71,10 +75,22 @@ def steps(key: KernelKey) -> Callable[[Operands], None]:
         constants = operands.constants
         if zero_point is not None:
             constants = tuple(bound - zero_point for bound in constants)
-        q = key.round(x / scale, operands.noise, *constants)
+        q = rounding(x / scale, operands.noise, *constants)
         operands.out.copy_(to_dtype(q * scale if key.dequantize else q, operands.out.dtype))
 
     return fake_quantize
+
+
+def _amax_steps(key: KernelKey) -> Callable[[Operands], None]:
+    def absolute_maximum(operands: Operands) -> None:
+        operands.scale.copy_(_amax(key, operands.x.to(torch.float32)))
+
+    return absolute_maximum
+
+
+def _amax(key: KernelKey, x: Tensor) -> Tensor:
+    """Absolute maximum of the finite values of each group."""
+    return _reduce(torch.amax, _finite(x).abs(), key.reduced)
 
 
 def to_dtype(y: Tensor, dtype: torch.dtype) -> Tensor:
@@ -97,7 +113,7 @@ def _scale(key: KernelKey, x: Tensor, operands: Operands) -> tuple[Tensor, Tenso
         assert operands.zero_point is not None
         operands.zero_point.copy_(zero_point)
     else:
-        amax = _reduce(torch.amax, _finite(x).abs(), key.reduced)
+        amax = _amax(key, x)
         scale = key.rule.scale(amax, operands.top, operands.tensor_amax)
         scale = torch.where(amax > 0, scale, 1.0)
     operands.scale.copy_(scale)
@@ -123,8 +139,3 @@ def _finite(x: Tensor) -> Tensor:
 
 def _reduce(function: Callable[..., Tensor], x: Tensor, axes: tuple[int, ...]) -> Tensor:
     return function(x, dim=axes, keepdim=True) if axes else x
-
-
-def tensor_amax(x: Tensor) -> Tensor:
-    """Absolute maximum of the finite values of a non-empty tensor, 0-d float32."""
-    return _finite(x.to(torch.float32)).abs().amax()

@@ -12,7 +12,7 @@ from qbench_suite.formats import Format
 from qbench_suite.scaling.axes import Axes
 from qbench_suite.scaling.compiling import kernel
 from qbench_suite.scaling.granularity import Shape
-from qbench_suite.scaling.kernel import KernelKey, Operands, tensor_amax
+from qbench_suite.scaling.kernel import KernelKey, Operands
 from qbench_suite.scaling.mode import Mode
 from qbench_suite.scaling.pieces import Piece, cut, is_dense, scale_shape
 from qbench_suite.scaling.quantized import FakeQuantized, QuantizedTensor
@@ -120,7 +120,8 @@ class _Call:
         self.noise = _noise(x, quantizer.seed) if format.noisy else None
         self.top = _scalar(1.0 if format.unit_scale else format.max, x.device)
         needs_amax = rule.needs_tensor_amax and x.numel()
-        self.tensor_amax = tensor_amax(x) if needs_amax else _scalar(0.0, x.device)
+        zero = _scalar(0.0, x.device)
+        self.tensor_amax = tensor_amax(x) if needs_amax else zero
 
     def run(self, piece: Piece) -> tuple[Tensor, Tensor | None]:
         """Quantize one piece in place in ``out``; its scales and zero points, folded."""
@@ -145,6 +146,18 @@ class _Call:
         )
         kernel(key, operands)(operands)
         return operands.scale, operands.zero_point
+
+
+def tensor_amax(x: Tensor) -> Tensor:
+    """Absolute maximum of the finite values of a dense, non-empty tensor: 0-d float32."""
+    unused = _scalar(0.0, x.device)
+    shape = tuple(x.shape)
+    (piece,) = cut(shape, x.stride(), shape)
+    view, amax = _view(x, piece), torch.empty(piece.kept_shape, device=x.device)
+    operands = Operands(view, view, amax, None, None, unused, unused, ())
+    key = KernelKey(None, None, piece.reduced, affine=False, unit_scale=False, dequantize=False)
+    kernel(key, operands)(operands)
+    return amax.view(())
 
 
 def _view(x: Tensor, piece: Piece) -> Tensor:

@@ -8,7 +8,8 @@ from torch import Tensor
 
 from qbench_formats import FORMATS
 from qbench_suite import AbsMax, Format, ScaleRule
-from qbench_suite.scaling.kernel import KernelKey, Operands, steps, tensor_amax
+from qbench_suite.scaling.kernel import KernelKey, Operands, steps
+from qbench_suite.scaling.quantizer import tensor_amax
 
 BY_NAME = {f.name: f for f in FORMATS}
 CPU = torch.device("cpu")
