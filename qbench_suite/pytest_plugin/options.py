@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from qbench_suite.pytest_plugin.option_table import OPTIONS
+
 if TYPE_CHECKING:
     from qbench_suite.engine import Selection, Settings
 
@@ -20,109 +22,8 @@ IN_RUN_FOLDER = Path("(folder of the run)") / "benchmark.json"
 def add_options(parser: pytest.Parser) -> None:
     """Register every ``--qbench-*`` option and ini key."""
     group = parser.getgroup("qbench", "low-precision benchmark grid")
-    patterns = "comma list of names or globs"
-    group.addoption(
-        "--qbench-models",
-        metavar="NAMES",
-        help=f"models of the grid: {patterns}; also timm:NAME, torchvision:NAME or the path of a checkpoint",
-    )
-    group.addoption(
-        "--qbench-formats",
-        metavar="NAMES",
-        help=f"formats of the grid: {patterns}; a variant is written NAME+stochastic, +truncate, +away or +spec",
-    )
-    group.addoption(
-        "--qbench-modes",
-        metavar="NAMES",
-        help=f"modes of the grid: {patterns}; also chunk<N> and block<N>x<M>",
-    )
-    group.addoption("--qbench-layers", metavar="NAMES", help=f"layers of the grid: {patterns}")
-    group.addoption(
-        "--qbench-role",
-        action="append",
-        default=[],
-        metavar="ROLE=FORMAT-MODE",
-        help="quantize weight, input, act, output or statistics otherwise than layers do by default: weight=int4-chunk64, input=none, statistics=case (repeatable)",
-    )
-    group.addoption(
-        "--qbench-data",
-        metavar="DATASET",
-        help="dataset of the reference inputs in place of each model's own; random for normal noise",
-    )
-    group.addoption(
-        "--qbench-batch",
-        type=int,
-        default=16,
-        metavar="N",
-        help="images in a reference input (default 16)",
-    )
-    group.addoption(
-        "--qbench-seed",
-        type=int,
-        default=0,
-        metavar="N",
-        help="seed of inputs and stochastic rounding (default 0)",
-    )
-    group.addoption(
-        "--qbench-device",
-        default="cpu",
-        metavar="DEVICE",
-        help="torch device that cases run on (default cpu)",
-    )
-    group.addoption(
-        "--qbench-rounds", type=int, default=5, metavar="N", help="timed rounds a case (default 5)"
-    )
-    group.addoption(
-        "--qbench-quantizer-shape",
-        default="4096x4096",
-        metavar="AxB",
-        help="shape of the tensor in throughput cases (default 4096x4096)",
-    )
-    group.addoption(
-        "--qbench-cache-mb",
-        type=int,
-        default=1024,
-        metavar="MB",
-        help="bound on models and reference activations held in memory (default 1024)",
-    )
-    group.addoption(
-        "--qbench-gates",
-        type=Path,
-        metavar="FILE",
-        help="table of error gates in place of the suite's own",
-    )
-    group.addoption(
-        "--qbench-results",
-        type=Path,
-        metavar="FOLDER",
-        help="folder of runs (default results/ beside the configuration file)",
-    )
-    group.addoption(
-        "--qbench-run", metavar="NAME", help="name of this run's folder (default: its time)"
-    )
-    group.addoption(
-        "--qbench-resume",
-        metavar="RUN",
-        help="go on with a run: measure the cases that it has not finished; latest for the last one",
-    )
-    group.addoption(
-        "--qbench-plugin",
-        action="append",
-        default=[],
-        type=Path,
-        metavar="FILE",
-        help="load a plugin from one Python file (repeatable; ini key qbench_plugins)",
-    )
-    group.addoption(
-        "--qbench-disable-plugin",
-        action="append",
-        default=[],
-        metavar="NAME",
-        help="do not load this plugin module or distribution (repeatable)",
-    )
-    group.addoption(
-        "--qbench-strict-plugins", action="store_true", help="stop where any plugin fails to load"
-    )
+    for name, attributes in OPTIONS.items():
+        group.addoption(name, **attributes)
     parser.addini("qbench_plugins", "plugin files to load", type="paths", default=[])
 
 
@@ -143,9 +44,10 @@ def settings(config: pytest.Config) -> Settings:
     from qbench_suite.engine import Settings
 
     for name in ("batch", "rounds", "cache_mb"):
-        if config.getoption(f"qbench_{name}") < 1:
+        value, option = config.getoption(f"qbench_{name}"), f"--qbench-{name.replace('_', '-')}"
+        if value < 1:
             raise pytest.UsageError(
-                f"--qbench-{name.replace('_', '-')} is at least 1; got {config.getoption(f'qbench_{name}')}."
+                f"{option} is at least 1; got {value}. Leave it out, or raise it."
             )
     return Settings(
         seed=config.getoption("qbench_seed"),

@@ -115,7 +115,7 @@ class ByName(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.act = nn.ReLU(inplace=True)
+        self.act = nn.ReLU6(inplace=True)
 
     def forward(self, x: Tensor) -> Tensor:
         y: Tensor = self.act(input=x.clone())
@@ -131,7 +131,7 @@ def test_timing_leaves_the_reference_as_it_is(
         y: Tensor = base.forward(self, *arguments.values())
         return y
 
-    names = {"float_types": ("torch.nn.ReLU",), "forward": forward}
+    names = {"float_types": ("torch.nn.ReLU6",), "forward": forward}
     engine = make_engine({"m": ByName}, layers=[type("ANamedReLU", (base,), names)])
     rows = [layer_row(engine, "m", "int8", "tensor", "act", timer=TIMER) for _ in range(2)]
     assert rows[0].outcome == "passed", rows[0].reason

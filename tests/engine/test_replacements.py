@@ -7,7 +7,7 @@ from collections.abc import Callable
 import pytest
 from torch import Tensor, nn
 
-from qbench_suite import Manager
+from qbench_suite import LayerError, Manager
 from qbench_suite.engine.replacements import replacements
 
 MakeManager = Callable[..., Manager]
@@ -99,3 +99,14 @@ def test_shared_module_is_replaced_under_one_name(make_manager: MakeManager) -> 
     act = nn.ReLU()
     found, _ = replacements(nn.Sequential(act, nn.Linear(2, 2), act), make_manager())
     assert list(found) == ["0", "1"]
+
+
+def test_two_layers_with_the_same_claim_are_refused_by_their_owners(
+    make_manager: MakeManager,
+) -> None:
+    manager = make_manager()
+    base = manager.layers.get("TinyReLU").layer
+    rival = type("ARival", (base,), {"float_types": base.float_types})
+    manager = make_manager(layers=[rival])
+    with pytest.raises(LayerError, match=r"claimed by ARival of .* and TinyReLU of"):
+        replacements(nn.Sequential(nn.ReLU()), manager)

@@ -1,0 +1,106 @@
+"""Every ``--qbench-*`` option: its name and what argparse is told of it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+_PATTERNS = "comma list of names or globs"
+
+OPTIONS: dict[str, dict[str, Any]] = {
+    "--qbench-models": {
+        "metavar": "NAMES",
+        "help": f"models of the grid: {_PATTERNS}; also timm:NAME, torchvision:NAME or the path of a checkpoint",
+    },
+    "--qbench-formats": {
+        "metavar": "NAMES",
+        "help": f"formats of the grid: {_PATTERNS}; a variant is written NAME+stochastic, +truncate, +away or +spec",
+    },
+    "--qbench-modes": {
+        "metavar": "NAMES",
+        "help": f"modes of the grid: {_PATTERNS}; also chunk<N> and block<N>x<M>",
+    },
+    "--qbench-layers": {
+        "metavar": "NAMES",
+        "help": f"layers of the grid: {_PATTERNS}",
+    },
+    "--qbench-role": {
+        "action": "append",
+        "default": [],
+        "metavar": "ROLE=FORMAT-MODE",
+        "help": "quantize weight, input, act, output or statistics otherwise than layers do by default: weight=int4-chunk64, input=none, statistics=case (repeatable)",
+    },
+    "--qbench-data": {
+        "metavar": "DATASET",
+        "help": "dataset of the reference inputs in place of each model's own; random for normal noise",
+    },
+    "--qbench-batch": {
+        "type": int,
+        "default": 16,
+        "metavar": "N",
+        "help": "images in a reference input (default 16)",
+    },
+    "--qbench-seed": {
+        "type": int,
+        "default": 0,
+        "metavar": "N",
+        "help": "seed of inputs and stochastic rounding (default 0)",
+    },
+    "--qbench-device": {
+        "default": "cpu",
+        "metavar": "DEVICE",
+        "help": "torch device that cases run on (default cpu)",
+    },
+    "--qbench-rounds": {
+        "type": int,
+        "default": 5,
+        "metavar": "N",
+        "help": "timed rounds a case (default 5)",
+    },
+    "--qbench-quantizer-shape": {
+        "default": "4096x4096",
+        "metavar": "AxB",
+        "help": "shape of the tensor in throughput cases (default 4096x4096)",
+    },
+    "--qbench-cache-mb": {
+        "type": int,
+        "default": 1024,
+        "metavar": "MB",
+        "help": "bound on models and reference activations held in memory (default 1024)",
+    },
+    "--qbench-gates": {
+        "type": Path,
+        "metavar": "FILE",
+        "help": "table of error gates in place of the suite's own",
+    },
+    "--qbench-results": {
+        "type": Path,
+        "metavar": "FOLDER",
+        "help": "folder of runs (default results/ beside the configuration file)",
+    },
+    "--qbench-run": {
+        "metavar": "NAME",
+        "help": "name of this run's folder (default: its time)",
+    },
+    "--qbench-resume": {
+        "metavar": "RUN",
+        "help": "go on with a run: measure the cases that it has not finished; latest for the last one",
+    },
+    "--qbench-plugin": {
+        "action": "append",
+        "default": [],
+        "type": Path,
+        "metavar": "FILE",
+        "help": "load a plugin from one Python file (repeatable; ini key qbench_plugins)",
+    },
+    "--qbench-disable-plugin": {
+        "action": "append",
+        "default": [],
+        "metavar": "NAME",
+        "help": "do not load this plugin module or distribution (repeatable)",
+    },
+    "--qbench-strict-plugins": {
+        "action": "store_true",
+        "help": "stop where any plugin fails to load",
+    },
+}
