@@ -15,6 +15,10 @@ from torch import Tensor
 
 from qbench_suite.scaling.kernel import KernelKey, Operands, steps
 
+#: From here on a tensor is worth several threads. The compiler decides on them by the lengths it
+#: sees first: a kernel compiled for a small tensor would run large ones on one thread for good.
+_PARALLEL = 1 << 17
+
 _enabled = True
 _compiled: dict[tuple[object, ...], Callable[[Operands], None]] = {}
 _failures: list[str] = []
@@ -68,6 +72,7 @@ def _traits(operands: Operands) -> tuple[object, ...]:
         _layout(out),
         None if operands.noise is None else _layout(operands.noise),
         operands.scale.numel() == 1,
+        x.numel() >= _PARALLEL,
         torch.is_inference(x),
         torch.is_inference(out),
         torch.get_num_threads(),
