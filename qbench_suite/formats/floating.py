@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
 import torch
@@ -102,11 +102,13 @@ class FloatFormat(Format):
         return _round_kernel(self, device)
 
     def contains(self, x: Tensor) -> Tensor:
+        """Whether rounding to nearest leaves an element as it is; a subclass's ``round`` has no say."""
         x = x.to(torch.float32)
-        power = torch.where(x.isfinite(), x, 0.0).abs().clamp(min=2.0**self.min_exponent)
-        power = _power_of_two_below(power)
-        steps = (x / power) * 2.0**self.mantissa_bits
-        return (steps == torch.round(steps)) & (x.abs() <= self.max)
+        kernel = _round_kernel(self._nearest(), x.device)
+        return kernel.function(x, None, *kernel.constants) == x
+
+    def _nearest(self) -> FloatFormat:
+        return replace(self, rounding=Rounding.NEAREST, overflow=Overflow.SATURATE)
 
     def _value(self, exponent_field: int, mantissa: int) -> float:
         scaled = mantissa + (2**self.mantissa_bits if exponent_field else 0)
@@ -124,11 +126,6 @@ class FloatFormat(Format):
         if self.specials is Specials.FNUZ and code == 2 ** (self.bits - 1):
             return math.nan
         return sign * self._value(exponent_field, mantissa)
-
-
-def _power_of_two_below(x: Tensor) -> Tensor:
-    """2^floor(log2 x) of normal float32 ``x`` > 0, from its bits: a logarithm would err near 2^k."""
-    return (x.view(torch.int32) & _EXPONENT_MASK).view(torch.float32)
 
 
 def _binade(v: Tensor, min_bits: Tensor) -> Tensor:
