@@ -211,9 +211,10 @@ def default_manager(*, disabled: Iterable[str] = (), files: Iterable[Path] = ())
     """
     manager = Manager(disabled=disabled)
     manager.load_entry_points()
-    checkout = Path(__file__).parent.parent / "plugins"
-    if checkout.is_dir():
-        manager.load_folder(checkout)
+    checkout = Path(__file__).parent.parent
+    # Beside an installed package a folder of that name would be somebody else's.
+    if (checkout / "pyproject.toml").is_file():
+        manager.load_folder(checkout / "plugins")
     for path in files:
         manager.load_file(path)
     return manager
