@@ -83,7 +83,7 @@ class Engine:
         except QBenchError as error:
             row.outcome, row.reason = "error", str(error)
         except Exception as error:
-            _LOG.error("%s raised", case.id, exc_info=error)
+            _LOG.debug("%s raised", case.id, exc_info=error)
             row.outcome = "error"
             row.reason = (
                 f"A case runs to its end; {case.id} raised {type(error).__name__}: {error}. Mend the "
