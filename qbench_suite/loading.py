@@ -98,6 +98,11 @@ def import_file(path: Path) -> ModuleType:
     except BaseException:
         del sys.modules[name]
         raise
+    if not functions_of(module):
+        raise PluginFileError(
+            f"A plugin file has a function marked @hookimpl; {path} has none. Mark one, for instance "
+            "qbench_register_formats(register)."
+        )
     return module
 
 
@@ -109,8 +114,8 @@ def problem_of(owner: Owner, error: BaseException) -> Problem:
     reason = str(error) if isinstance(error, QBenchError) else f"{type(error).__name__}: {error}"
     return Problem(
         plugin=str(owner),
-        reason=" ".join(reason.split()),
-        remedy=remedy,
+        reason=" ".join(reason.split()).rstrip(".") + ".",
+        remedy="" if "--qbench-disable-plugin" in reason else remedy,
         fatal=isinstance(error, DuplicateNameError | UnknownHookError | PluginFileError),
         trace="".join(traceback.format_exception(error)),
     )

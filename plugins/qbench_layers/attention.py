@@ -10,7 +10,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from qbench_layers.base import QuantLayer
-from qbench_suite import Role
+from qbench_suite import Axes, Role
+
+#: v is (B, heads, N, head_dim): its channels lie last, and attention sums over the keys before them.
+_VALUE_AXES = Axes(channel=3, reduction=2, rows=3, tokens=(0, 1, 2))
 
 
 class QuantAttention(QuantLayer):
@@ -63,7 +66,7 @@ class QuantAttention(QuantLayer):
         q, k, v = self._project(x)
         q = self.quantize(Role.INPUT, "q", q, axis=-1)
         k = self.quantize(Role.INPUT, "k", k, axis=-1)
-        v = self.quantize(Role.INPUT, "v", v, axis=-2)
+        v = self.quantize(Role.INPUT, "v", v, axes=_VALUE_AXES)
         if self.fused_attn and Role.ACT not in self.quantizers:
             dropout = self.attn_drop.p if self.training else 0.0
             y = F.scaled_dot_product_attention(q, k, v, attn_mask, dropout, is_causal)
@@ -85,7 +88,10 @@ class QuantAttention(QuantLayer):
         self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, is_causal: bool
     ) -> Tensor:
         scores = _masked((q * self.scale) @ k.transpose(-2, -1), mask, is_causal)
-        weights = self.quantize(Role.ACT, "softmax", scores.softmax(dim=-1), axis=-1)
+        weights = scores.softmax(dim=-1)
+        if self.fused_attn:  # a query without keys gives zeros there, and NaN in softmax
+            weights = weights.masked_fill((scores == float("-inf")).all(-1, keepdim=True), 0.0)
+        weights = self.quantize(Role.ACT, "softmax", weights, axis=-1)
         y: Tensor = self.attn_drop(weights) @ v
         return y
 

@@ -55,12 +55,18 @@ class QuantConv2d(QuantLayer):
     def quantize_weight(
         self, name: str, weight: Tensor, axes: Axes | None = None, *, role: Role = Role.WEIGHT
     ) -> Tensor:
-        """As the base class does, depthwise weights in their view (out, kh · kw)."""
-        if weight.shape[1] != 1:
-            return super().quantize_weight(name, weight, axes, role=role)
-        flat = super().quantize_weight(name, weight.flatten(1), axes, role=role)
-        # Strides of the axis of length 1 tell a channels_last weight, and so the output's order.
-        return torch.empty_like(weight).copy_(flat.view(weight.shape))
+        """As the base class does, in the view (out, kh · kw · in): all that an output sums over.
+
+        Channels come first in that order, so that a chunk is one of channels at a position of the
+        window where there are enough of them, and several positions where there are few (a stem, a
+        depthwise convolution).
+        """
+        out, channels, height, width = weight.shape
+        flat = weight.permute(0, 2, 3, 1).reshape(out, -1)
+        flat = super().quantize_weight(name, flat, axes, role=role)
+        result = flat.view(out, height, width, channels).permute(0, 3, 1, 2)
+        # The memory order of the weight decides that of the output.
+        return torch.empty_like(weight).copy_(result)
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, in, H, W) → (N, out, H', W')."""

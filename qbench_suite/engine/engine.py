@@ -87,7 +87,7 @@ class Engine:
             row.outcome = "error"
             row.reason = (
                 f"A case runs to its end; {case.id} raised {type(error).__name__}: {error}. Mend the "
-                f"plugin at fault, or exclude the case: {self._parties(case, row)}."
+                f"plugin at fault, or exclude the case: {self.parties(case, row)}."
             )
         row.compiled = not compiling.failures()
         row.seconds = time.perf_counter() - start
@@ -112,7 +112,7 @@ class Engine:
             self.manager.formats.get(format), self.manager.modes.get(mode), self.settings.seed
         )
 
-    def _parties(self, case: Case, row: Row) -> str:
+    def parties(self, case: Case, row: Row) -> str:
         """What took part in a case, each with its owner."""
         owners = {case.format: self.manager.formats.owner(case.format)}
         if not isinstance(case, FormatCase):

@@ -42,13 +42,12 @@ def run_layer_case(engine: Engine, case: LayerCase, row: LayerRow, timer: Timer)
         replacement.module, quantizers, feature_axis=replacement.feature_axis
     ).eval()
     row.dataset, row.batch = engine.dataset_of(model), reference.batch
-    row.roles = ";".join(f"{role}={quantizer}" for role, quantizer in layer.quantizers.items())
     _describe_input(row, reference)
     layer.record = True
     output = layer(*reference.args, **reference.kwargs)
     layer.record = False
     _describe_output(row, reference, output)
-    _check_compliance(row, layer)
+    _describe_quantization(row, layer)
     layer.clear_record()
     call = synchronised(lambda: layer(*reference.args, **reference.kwargs), engine.device)
     float_call = synchronised(_float_call(replacement.module, reference), engine.device)
@@ -74,9 +73,18 @@ def _describe_output(row: LayerRow, reference: Reference, output: object) -> Non
     row.max_abs_err, row.output_nonfinite_count = error.max_abs_err, error.nonfinite
 
 
-def _check_compliance(row: LayerRow, layer: QuantModule) -> None:
+def _describe_quantization(row: LayerRow, layer: QuantModule) -> None:
+    """Roles, bits and compliance of what was quantized in fact, not of what was asked for."""
+    tensors = list(layer.quantized_tensors())
+    if layer.quantizers and not tensors:
+        raise LayerError(
+            f"A quantized layer quantizes something; {row.quant_type} was given quantizers for "
+            f"{', '.join(layer.quantizers)} and quantized nothing. Call self.quantize in its forward."
+        )
+    seen = {tensor.role for tensor in tensors}
+    row.roles = ";".join(f"{role}={q}" for role, q in layer.quantizers.items() if role in seen)
     row.violations = 0
-    for tensor in layer.quantized_tensors():
+    for tensor in tensors:
         verdict = check_grid(tensor.result, tensor.source)
         row.violations += verdict.violations
         if verdict.violations and not row.violation:
@@ -84,6 +92,7 @@ def _check_compliance(row: LayerRow, layer: QuantModule) -> None:
         bits = tensor.result.bits_per_value
         if tensor.role is Role.WEIGHT and row.weight_bits_per_value is None:
             row.weight_bits_per_value = bits
+            row.weight_nonfinite_count = int((~tensor.source.isfinite()).sum())
         elif tensor.role is Role.INPUT and row.input_bits_per_value is None:
             row.input_bits_per_value = bits
     row.compliant = row.violations == 0
@@ -120,12 +129,11 @@ def _float_call(module: torch.nn.Module, reference: Reference) -> Callable[[], o
 def _judge(engine: Engine, case: LayerCase, row: LayerRow) -> None:
     gate = engine.gates.min_sqnr_db("layers", case.format, case.mode, row.layer_type)
     row.min_sqnr_db = gate
-    owner = engine.manager.formats.owner(case.format)
     if not row.compliant:
         row.outcome = "failed"
         row.reason = (
             f"Every quantized value is q · scale for a q of {case.format}; {row.violations} are not, "
-            f"first {row.violation}. The format is of {owner}: check its round and its values."
+            f"first {row.violation}. Check what took part: {engine.parties(case, row)}."
         )
     elif row.output_nonfinite_count:
         row.outcome = "failed"

@@ -59,6 +59,8 @@ def machine_info(manager: Manager, settings: Settings) -> dict[str, Any]:
         "device": str(device),
         "seed": settings.seed,
         "batch": settings.batch,
+        "dataset": settings.dataset or "",
+        "roles": dict(settings.roles),
         "threads": torch.get_num_threads(),
         "allocator": allocator(),
         "compiler": compiling.compiler(),

@@ -39,6 +39,8 @@ def run_quantizer_case(
     row.bits_per_value = result.bits_per_value
     row.bytes_moved = _bytes_moved(quantizer, x, result.scale)
     _check_compliance(row, quantizer, x, axes)
+    if row.reason:
+        row.reason += f" Check what took part: {engine.parties(case, row)}."
     copies: list[float] = []
     copy = synchronised(lambda: out.copy_(x), engine.device)
     before = _recorder(copy, copies)
@@ -86,7 +88,7 @@ def _check_compliance(row: QuantizerRow, quantizer: Quantizer, x: Tensor, axes: 
         row.violation = str(verdict.examples[0])
         row.reason = (
             f"Every quantized value is q · scale for a q of {row.format}; first violation "
-            f"{row.violation}. The format is of {row.format_owner}: check its round."
+            f"{row.violation}."
         )
 
 

@@ -63,7 +63,9 @@ class ReferenceStore:
         images = self._images(model)
         self.passes[model.entry.name] += 1
         names = list(model.layers)
-        window = names[names.index(first) :]
+        # The first forward takes what it can; where that was not all, a later one goes on from there.
+        again = self.passes[model.entry.name] > 1
+        window = names[names.index(first) :] if again else names
         capture = _Capture(first, self._cache.limit_bytes // 2, len(images))
         handles = [
             handle for name in window for handle in capture.attach(name, model.layers[name].module)

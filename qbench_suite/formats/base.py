@@ -99,8 +99,8 @@ class Format(ABC):
 
     @functools.cached_property
     def smallest(self) -> float:
-        """The smallest positive value (subnormal where the format has subnormals)."""
-        return min(v for v in self.values if v > 0)
+        """The smallest magnitude above 0 (subnormal where the format has subnormals)."""
+        return min(abs(v) for v in self.values if v)
 
     @functools.cached_property
     def nan_codes(self) -> int:
@@ -118,6 +118,11 @@ class Format(ABC):
         return any(_is_negative_zero(v) for v in self.code_table.values())
 
     @property
+    def overflows(self) -> bool:
+        """Whether ``Overflow.SPEC`` differs from saturation."""
+        return False
+
+    @property
     def noisy(self) -> bool:
         """Whether rounding needs random numbers."""
         return self.rounding is Rounding.STOCHASTIC
@@ -131,6 +136,11 @@ class Format(ABC):
         name = f"{self.name}+{suffix}"
         if suffix in set(Rounding):
             return replace(self, name=name, rounding=Rounding(suffix))
+        if suffix == Overflow.SPEC and not self.overflows:
+            raise FormatError(
+                f"+spec is for formats with codes for Inf or NaN to overflow to; {self.name} saturates "
+                "by its specification. Leave the suffix out."
+            )
         if suffix in set(Overflow):
             return replace(self, name=name, overflow=Overflow(suffix))
         raise FormatError(

@@ -70,6 +70,8 @@ def _problem(values: tuple[float, ...], codes: tuple[int, ...], bits: int) -> st
         return "has a value that is not a finite float32 number"
     if any(a >= b for a, b in itertools.pairwise(values)):
         return "has values that do not ascend"
+    if not any(values):
+        return "has no value but zero"
     if codes and (len(set(codes)) != len(values) or not all(0 <= c < 2**bits for c in codes)):
         return f"has {len(set(codes))} distinct codes for {len(values)} values"
     return ""

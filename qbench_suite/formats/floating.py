@@ -72,6 +72,10 @@ class FloatFormat(Format):
         """Exponent of the smallest normal value, 1 − bias."""
         return 1 - self.bias
 
+    @property
+    def overflows(self) -> bool:
+        return self.specials is not Specials.NONE
+
     @functools.cached_property
     def max(self) -> float:
         top_field = 2**self.exponent_bits - 1

@@ -109,16 +109,26 @@ class QuantModule(nn.Module, ABC):
         """Forget what forwards recorded."""
         self._recorded.clear()
 
-    def quantize(self, role: Role, name: str, x: Tensor, *, axis: int | None = None) -> Tensor:
+    def quantize(
+        self,
+        role: Role,
+        name: str,
+        x: Tensor,
+        *,
+        axis: int | None = None,
+        axes: Axes | None = None,
+    ) -> Tensor:
         """``x`` fake-quantized for ``role``; ``x`` itself where the role has no quantizer.
 
-        ``axis``: the feature axis of ``x`` where it is not the layer's.
+        ``axis``: the feature axis of ``x`` where it is not the layer's; ``axes``: what all its axes
+        mean, where features and summed elements lie on different ones.
         """
         quantizer = self.quantizers.get(role)
         if quantizer is None:
             return x
-        feature_axis = self.feature_axis if axis is None else axis
-        result = quantizer.fake_quantize(x, Axes.features(x.dim(), feature_axis))
+        if axes is None:
+            axes = Axes.of_shape(tuple(x.shape), self.feature_axis if axis is None else axis)
+        result = quantizer.fake_quantize(x, axes)
         if self.record:
             self._recorded.append(Quantized(name, role, x, result))
         return result.values
@@ -157,8 +167,9 @@ def resolve(dotted: str) -> type[nn.Module] | None:
 def replaces(layer: type[QuantModule], module_type: type[nn.Module]) -> bool:
     """Whether ``layer`` is the twin of modules of ``module_type``.
 
-    True for a type named in ``float_types``, and for a subclass of one that leaves ``forward`` as it
-    is: a subclass that computes something else is another layer, which nobody registered.
+    True for a type named in ``float_types``, and for a subclass of one that leaves its ``forward``,
+    and the methods that this calls, as they are: a subclass that computes something else is another
+    layer, which nobody registered.
     """
     for dotted in layer.float_types:
         float_type = resolve(dotted)
@@ -166,6 +177,23 @@ def replaces(layer: type[QuantModule], module_type: type[nn.Module]) -> bool:
             return True
         if float_type is None or not issubclass(module_type, float_type):
             continue
-        if module_type.forward is float_type.forward:
+        if all(
+            getattr(module_type, name) is getattr(float_type, name)
+            for name in _arithmetic(float_type)
+        ):
             return True
     return False
+
+
+#: Methods of a module that compute nothing.
+_CLERICAL = frozenset({"extra_repr", "reset_parameters"})
+
+
+def _arithmetic(float_type: type[nn.Module]) -> list[str]:
+    """``forward`` and the other methods that a module type defines itself."""
+    own = [
+        name
+        for name, value in vars(float_type).items()
+        if callable(value) and not name.startswith("__") and name not in _CLERICAL
+    ]
+    return ["forward", *own]

@@ -51,8 +51,9 @@ def pytest_benchmark_update_machine_info(
 def pytest_benchmark_update_json(config: pytest.Config, output_json: dict[str, Any]) -> None:
     """Write the axes of each case as strings, once, and seconds to the picosecond.
 
-    pytest-benchmark cannot write objects, and 17 digits of each sample make up much of the file. In
-    the folder of a run that is resumed, entries that are there already stay.
+    pytest-benchmark cannot write objects; 17 digits of each sample, and the options, which are those
+    of ``pedantic`` for every case, make up much of the file. In the folder of a run that is resumed,
+    entries that are there already stay.
     """
     for entry in output_json["benchmarks"]:
         stats = entry["stats"]
@@ -63,8 +64,7 @@ def pytest_benchmark_update_json(config: pytest.Config, output_json: dict[str, A
             if hasattr(case, "__dataclass_fields__"):
                 del params[name]
                 params.update(asdict(case))
-                for axis in asdict(case):
-                    entry["extra_info"].pop(axis, None)
+                entry.pop("options", None)
     folder = config.stash[RUN].recorder.folder
     if config.option.benchmark_json == (file := folder / "benchmark.json"):
         folder.mkdir(parents=True, exist_ok=True)

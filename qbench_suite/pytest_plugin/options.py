@@ -49,6 +49,8 @@ def settings(config: pytest.Config) -> Settings:
             raise pytest.UsageError(
                 f"{option} is at least 1; got {value}. Leave it out, or raise it."
             )
+    if config.getoption("qbench_seed") < 0:
+        raise pytest.UsageError("--qbench-seed is not negative. Leave it out, or raise it.")
     return Settings(
         seed=config.getoption("qbench_seed"),
         batch=config.getoption("qbench_batch"),

@@ -17,6 +17,16 @@ if TYPE_CHECKING:
     from qbench_suite.results import Journal, JournalContents, Row
 
 
+#: Settings that rows of one run share, and the option of each.
+_SETTINGS = {
+    "seed": "--qbench-seed",
+    "batch": "--qbench-batch",
+    "device": "--qbench-device",
+    "dataset": "--qbench-data",
+    "roles": "--qbench-role",
+}
+
+
 def run_folder(config: pytest.Config) -> Path:
     """The folder of this run: named by option, by the run that is resumed, or by the time."""
     results: Path = config.getoption("qbench_results") or config.rootpath / "results"
@@ -128,10 +138,25 @@ class Recorder:
 
         if self._journal is None:
             shared = hasattr(self._config, "workerinput") or _distributes(self._config)
-            self._journal = Journal(
-                self.folder, {"run": self.folder.name, **header()}, shared=shared
-            )
+            facts = {"run": self.folder.name, **header()}
+            joins = shared or bool(self._config.getoption("qbench_resume"))
+            if joins:
+                self._check_settings(facts)
+            self._journal = Journal(self.folder, facts, shared=shared, joins=joins)
         return self._journal
+
+    def _check_settings(self, facts: dict[str, Any]) -> None:
+        """Raise ``ResultsError`` unless a run that is joined was measured with the same settings."""
+        if not any(self.folder.glob("journal-*.jsonl")):
+            return
+        for header in self.contents().headers:
+            for name, option in _SETTINGS.items():
+                before, now = header.get(name), facts.get(name)
+                if name in header and before != now:
+                    raise ResultsError(
+                        f"A run has one value of {option}; {self.folder.name} was measured with "
+                        f"{before!r}, and {now!r} is given now. Give the same, or start a new run."
+                    )
 
     def _guard(self, write: Callable[[], None]) -> None:
         try:

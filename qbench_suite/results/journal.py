@@ -19,21 +19,36 @@ from typing import Any, TextIO
 from qbench_suite.errors import ResultsError
 
 _LOCK = "run.lock"
+#: What a line of each event must hold to be of use.
+_NEEDS = {
+    "started": {"case"},
+    "finished": {"case", "table", "row"},
+    "float": {"model", "modules"},
+}
 
 
 class Journal:
     """The journal that this process writes in a run's folder.
 
-    Raises ``ResultsError`` where the folder cannot be written, or another run is using it.
+    ``shared``: other processes of this run write there too; ``joins``: the folder may hold journals
+    already, of a run that is resumed. Raises ``ResultsError`` where the folder cannot be written,
+    another run is using it, or a run that is not joined has been there.
     """
 
-    def __init__(self, folder: Path, header: dict[str, Any], *, shared: bool = False) -> None:
+    def __init__(
+        self, folder: Path, header: dict[str, Any], *, shared: bool = False, joins: bool = False
+    ) -> None:
         self.folder = folder
         self._lock: TextIO | None = None
         try:
             folder.mkdir(parents=True, exist_ok=True)
             if not shared:
                 self._lock = _lock(folder)
+            if not (shared or joins) and any(folder.glob("journal-*.jsonl")):
+                raise ResultsError(
+                    f"A new run has a folder of its own; {folder} holds a run. Go on with it by "
+                    f"--qbench-resume {folder.name}, or name another with --qbench-run."
+                )
             name = f"journal-{socket.gethostname()}-{os.getpid()}.jsonl"
             self._file = (folder / name).open("a", encoding="utf-8")
         except OSError as error:
@@ -157,7 +172,10 @@ def _records(file: Path, contents: JournalContents) -> Iterator[dict[str, Any]]:
             try:
                 record = json.loads(line)
             except ValueError:
-                contents.broken_lines += 1
-                continue
-            if isinstance(record, dict):
+                record = None
+            if isinstance(record, dict) and _NEEDS.get(str(record.get("event")), set()) <= set(
+                record
+            ):
                 yield record
+            else:
+                contents.broken_lines += 1

@@ -54,10 +54,11 @@ class Row:
     def to_extra_info(self) -> dict[str, Any]:
         """The row for the benchmark JSON: empty columns and those of the whole run left out.
 
-        Numbers have 7 significant digits, the benchmark JSON being read whole; the tables have all.
+        Numbers have 7 significant digits and texts end after 160 characters, as the benchmark JSON
+        is read whole; the tables have all.
         """
         return {
-            name: float(f"{value:.7g}") if isinstance(value, float) else value
+            name: _short(value)
             for name, value in self.to_json().items()
             if value not in (None, "") and name not in _RUN_WIDE
         }
@@ -96,6 +97,9 @@ class LayerRow(Row):
         "bits of a weight with its share of scales: bits + groups · scale bits / elements", "bits"
     )
     input_bits_per_value: float | None = column("the same for the input", "bits")
+    weight_nonfinite_count: int | None = column(
+        "NaN and ±Inf elements of the float weight; empty where no weight is quantized", "values"
+    )
     fp32_latency_ms: float | None = column(
         "median latency of the float layer, timed before each round", "ms"
     )
@@ -179,9 +183,10 @@ class RunColumns:
     plugins: str = column("plugins in use, with versions", default="")
 
 
-#: Columns that the benchmark JSON says once, in its machine_info, or that its stats hold.
+#: Columns that the benchmark JSON holds anyway: in its machine_info, or as an entry's param and stats.
 _RUN_WIDE = frozenset(
     {
+        "case",
         "device",
         "seed",
         "batch",
@@ -192,6 +197,9 @@ _RUN_WIDE = frozenset(
         "latency_iqr_ms",
     }
 )
+
+#: Characters of a text that go to the benchmark JSON.
+_LONGEST_TEXT = 160
 
 ROW_TYPES: tuple[type[Row], ...] = (LayerRow, FormatRow, QuantizerRow)
 
@@ -217,6 +225,12 @@ def _section(title: str, row_type: Any, skip: set[str] | frozenset[str] = frozen
         if f.name not in skip
     ]
     return "\n".join([*lines, ""])
+
+
+def _short(value: Any) -> Any:
+    if isinstance(value, float):
+        return float(f"{value:.7g}")
+    return value[:_LONGEST_TEXT] if isinstance(value, str) else value
 
 
 def _plain(value: Any) -> Any:

@@ -36,6 +36,19 @@ class Axes:
         return cls(channel=0, reduction=1, rows=0, tokens=(0,))
 
     @classmethod
+    def of_shape(cls, shape: tuple[int, ...], axis: int | None = None) -> Self:
+        """``features``, but for a single feature, as of a gray image: chunks run along the last axis.
+
+        A chunk or a token of one element would have a scale of its own, and no error.
+        """
+        rank = len(shape)
+        axes = cls.features(rank, axis)
+        if rank < 2 or axes.reduction is None or shape[axes.reduction] != 1:
+            return axes
+        kept = tuple(range(rank - 1))
+        return cls(axes.channel, reduction=rank - 1, rows=rank - 2, tokens=kept)
+
+    @classmethod
     def features(cls, rank: int, axis: int | None = None) -> Self:
         """Activations whose features lie on ``axis``; by default 1 for images (rank 4), else the last.
 

@@ -329,7 +329,11 @@ def test_finite_output_that_becomes_nan_fails(
     make_engine: MakeEngine, make_manager: MakeManager
 ) -> None:
     base = make_manager().layers.get("TinyReLU").layer
-    names = {"float_types": ("torch.nn.Tanh",), "forward": lambda self, x: x / 0}
+
+    def forward(self: Any, x: Tensor) -> Tensor:
+        return base.forward(self, x) / 0
+
+    names = {"float_types": ("torch.nn.Tanh",), "forward": forward}
     engine = make_engine(
         {"m": lambda: nn.Sequential(nn.Tanh())}, layers=[type("Odd", (base,), names)]
     )
@@ -481,3 +485,16 @@ def test_faulty_without_a_fault_is_a_format_like_any_other(make_engine: MakeEngi
     engine = make_engine(formats=[replace(faulty(""), name="fine")])
     row = engine.run(FormatCase("fine", "normal"), untimed)
     assert row.outcome == "passed", row.reason
+
+
+def test_a_layer_that_quantizes_nothing_is_an_error_by_its_name(
+    make_engine: MakeEngine, make_manager: MakeManager
+) -> None:
+    base = make_manager().layers.get("TinyReLU").layer
+    names = {"float_types": ("torch.nn.Tanh",), "forward": lambda self, x: x.tanh()}
+    build = {"m": lambda: nn.Sequential(nn.Tanh())}
+    engine = make_engine(build, layers=[type("Lazy", (base,), names)])
+    row = layer_row(engine, "m", "int8", "tensor", "0")
+    assert (row.outcome, row.compliant) == ("error", None)
+    assert "Lazy" in row.reason
+    assert "quantized nothing" in row.reason

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Self
+from typing import Any, Self
 
 import pytest
 import torch
@@ -186,3 +186,23 @@ def test_roles_are_words_of_the_command_line() -> None:
     words = [str(role) for role in Role]
     assert {"weight", "input", "act", "output"} <= set(words)
     assert all(word.isalpha() and word.islower() for word in words)
+
+
+class Scaled(nn.Conv2d):
+    """Leaves forward alone and computes something else all the same."""
+
+    def _conv_forward(self, *arguments: Any) -> Tensor:
+        return 100 * super()._conv_forward(*arguments)
+
+
+def test_a_subclass_that_changes_what_forward_calls_is_another_layer() -> None:
+    class Twin(QuantModule):
+        float_types = ("torch.nn.Conv2d",)
+
+    class Renamed(nn.Conv2d):
+        def extra_repr(self) -> str:
+            return "renamed"
+
+    assert replaces(Twin, nn.Conv2d)
+    assert replaces(Twin, Renamed)
+    assert not replaces(Twin, Scaled)

@@ -22,7 +22,7 @@ HEADER = {"run": "r", "seed": 0}
 
 def write(folder: Path, cases: int = 3, **header: Any) -> Path:
     """A journal of finished cases ``c0``, ``c1``, …; its file."""
-    journal = Journal(folder, HEADER | header)
+    journal = Journal(folder, HEADER | header, joins=True)
     for i in range(cases):
         journal.started(f"c{i}")
         journal.finished(f"c{i}", "layers", {"case": f"c{i}", "mse": float(i)})
@@ -90,7 +90,7 @@ def test_case_that_ran_again_keeps_its_last_row(tmp_path: Path) -> None:
     first = write(tmp_path, 2, seed=1)
     older = first.rename(tmp_path / "journal-zzz-1.jsonl")
     os.utime(older, (1, 1))
-    journal = Journal(tmp_path, HEADER | {"seed": 2})
+    journal = Journal(tmp_path, HEADER | {"seed": 2}, joins=True)
     journal.finished("c1", "layers", {"mse": 9.0})
     journal.started("c0")
     journal.close()
@@ -103,7 +103,7 @@ def test_case_that_ran_again_keeps_its_last_row(tmp_path: Path) -> None:
 def test_copied_folder_without_its_times_keeps_the_last_row(tmp_path: Path) -> None:
     first = write(tmp_path, 1, started_at="2026-01-02T00:00:00+00:00")
     older = first.rename(tmp_path / "journal-zzz-1.jsonl")
-    journal = Journal(tmp_path, HEADER | {"started_at": "2026-01-10T00:00:00+00:00"})
+    journal = Journal(tmp_path, HEADER | {"started_at": "2026-01-10T00:00:00+00:00"}, joins=True)
     journal.finished("c0", "layers", {"mse": 9.0})
     journal.close()
     os.utime(Path(journal._file.name), (1, 1))
@@ -114,11 +114,11 @@ def test_copied_folder_without_its_times_keeps_the_last_row(tmp_path: Path) -> N
 def test_folder_takes_one_run_at_a_time(tmp_path: Path) -> None:
     journal = Journal(tmp_path, HEADER)
     with pytest.raises(ResultsError, match=f"in use by process {os.getpid()}") as caught:
-        Journal(tmp_path, HEADER)
+        Journal(tmp_path, HEADER, joins=True)
     assert "--qbench-run" in str(caught.value)
     Journal(tmp_path, HEADER, shared=True).close()
     journal.close()
-    Journal(tmp_path, HEADER).close()
+    Journal(tmp_path, HEADER, joins=True).close()
 
 
 def test_other_process_in_the_folder_is_named(tmp_path: Path) -> None:
@@ -136,10 +136,10 @@ def test_other_process_in_the_folder_is_named(tmp_path: Path) -> None:
         assert other.stdout is not None
         assert other.stdout.readline() == "locked\n"
         with pytest.raises(ResultsError, match=f"process {other.pid}"):
-            Journal(tmp_path, HEADER)
+            Journal(tmp_path, HEADER, joins=True)
         other.kill()
         other.wait()
-    Journal(tmp_path, HEADER).close()
+    Journal(tmp_path, HEADER, joins=True).close()
 
 
 @pytest.mark.parametrize("name", ["file", "file/run"])
@@ -202,3 +202,20 @@ def test_lines_are_strict_json(tmp_path: Path) -> None:
     lines = Path(journal._file.name).read_text(encoding="utf-8").split("\n")
     assert [json.loads(line)["event"] for line in lines if line] == ["run", "finished"]
     assert read_journals(tmp_path).rows["c1"][1]["text"] == 'a "b"\n\u2028 é'
+
+
+def test_a_new_run_has_a_folder_of_its_own(tmp_path: Path) -> None:
+    Journal(tmp_path, HEADER).close()
+    with pytest.raises(ResultsError, match="--qbench-resume"):
+        Journal(tmp_path, HEADER)
+
+
+def test_lines_that_lack_what_their_event_needs_are_broken(tmp_path: Path) -> None:
+    journal = Journal(tmp_path, HEADER)
+    journal.finished("layers/a", "layers", {"case": "a"})
+    journal.close()
+    (file,) = tmp_path.glob("journal-*.jsonl")
+    with file.open("a") as lines:
+        lines.write('{"event":"finished","case":"layers/b","table":"layers"}\n')
+    contents = read_journals(tmp_path)
+    assert (set(contents.rows), contents.broken_lines) == ({"layers/a"}, 1)

@@ -34,7 +34,7 @@ ROWS: tuple[Row, ...] = (
 
 
 def write(folder: Path, *rows: Row, **header: Any) -> Path:
-    journal = Journal(folder, {"run": folder.name, **HEADER, **header})
+    journal = Journal(folder, {"run": folder.name, **HEADER, **header}, joins=True)
     for row in rows:
         journal.finished(f"{row.table}/{row.case}", row.table, row.to_json())
     journal.close()

@@ -18,7 +18,7 @@ BATCH, TOKENS, DIM, HEADS = 2, 7, 24, 3
 HEAD_DIM = DIM // HEADS
 
 OVER_LAST = Axes(channel=3, reduction=3, rows=2, tokens=(0, 1, 2))
-OVER_TOKENS = Axes(channel=2, reduction=2, rows=3, tokens=(0, 1, 3))
+OVER_TOKENS = Axes(channel=3, reduction=2, rows=3, tokens=(0, 1, 2))
 
 OPTIONS: dict[str, dict[str, Any]] = {
     "plain": {},
@@ -96,8 +96,8 @@ def test_it_attends_to_what_was_quantized_by_hand(
     ("mode", "q", "v", "softmax"),
     [
         ("tensor", (1, 1, 1, 1), (1, 1, 1, 1), (1, 1, 1, 1)),
-        ("channel", (1, 1, 1, 8), (1, 1, 7, 1), (1, 1, 1, 7)),
-        ("token", (2, 3, 7, 1), (2, 3, 1, 8), (2, 3, 7, 1)),
+        ("channel", (1, 1, 1, 8), (1, 1, 1, 8), (1, 1, 1, 7)),
+        ("token", (2, 3, 7, 1), (2, 3, 7, 1), (2, 3, 7, 1)),
         ("chunk5", (2, 3, 7, 2), (2, 3, 2, 8), (2, 3, 7, 2)),
         ("mx32", (2, 3, 7, 1), (2, 3, 1, 8), (2, 3, 7, 1)),
     ],
