@@ -80,7 +80,7 @@ class Recorder:
 
     @property
     def recorded(self) -> bool:
-        """Whether this session measures: in a journal of its own, its workers', or a resumed run's."""
+        """Whether this invocation measures: in a journal of its own, its workers', or a resumed run's."""
         config = self._config
         joins = bool(config.getoption("qbench_resume")) or _distributes(config)
         return self._journal is not None or (joins and not config.getoption("collectonly"))
