@@ -12,7 +12,10 @@
     ├── ModeError (ValueError)            a mode that does not fit a tensor or a format
     ├── LayerError (ValueError)           a module that cannot become a quantized layer
     ├── ModelError (ValueError)           a model or checkpoint that cannot be used
+    ├── PolicyError (ValueError)          a policy that cannot be read, or does not fit its model
+    ├── ConversionError (RuntimeError)    a model that cannot be converted or run converted
     ├── DatasetError (ValueError)         a dataset that cannot be used
+    │   └── BrokenImageError          one image of it that cannot be read
     ├── SelectionError (ValueError)       options that select no case
     └── ResultsError (OSError)            a results folder that cannot be read or written
 
@@ -64,6 +67,18 @@ class ModelError(QBenchError, ValueError):
 
 class DatasetError(QBenchError, ValueError):
     """A dataset cannot be read, or does not fit the model that wants it."""
+
+
+class BrokenImageError(DatasetError):
+    """One image of a dataset cannot be read; the message names it."""
+
+
+class PolicyError(QBenchError, ValueError):
+    """A policy cannot be read, contradicts itself or does not fit its model; names file and line."""
+
+
+class ConversionError(QBenchError, RuntimeError):
+    """A model cannot be converted, or does not run once it is."""
 
 
 class SelectionError(QBenchError, ValueError):

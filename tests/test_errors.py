@@ -30,7 +30,9 @@ def test_the_picture_shows_the_error_under_its_base_with_its_builtin(
         assert builtin[1] in [base.__name__ for base in error.__bases__]
     else:
         assert line.startswith(("    │   ├──", "    │   └──"))
-        assert error.__bases__ == (errors.PluginError,)
+        (base,) = error.__bases__
+        above = str(errors.__doc__).partition(error.__name__)[0]
+        assert re.findall(r"    ├── (\w+)", above)[-1] == base.__name__
     meaning = line.partition(")" if builtin else error.__name__)[2]
     assert meaning.strip(), "the picture says what kind of mistake it is"
 

@@ -9,9 +9,11 @@ from qbench_suite.scaling.granularity import (
     PerTensor,
     PerToken,
 )
+from qbench_suite.scaling.groups import fold_groups
 from qbench_suite.scaling.mode import Mode
-from qbench_suite.scaling.quantized import FakeQuantized, QuantizedTensor
+from qbench_suite.scaling.quantized import FakeQuantized, QuantizedTensor, Scales
 from qbench_suite.scaling.quantizer import Quantizer
+from qbench_suite.scaling.ranges import Observer, Range, RangeRule
 from qbench_suite.scaling.rules import AbsMax, PowerOfTwo, ScaleRule, TwoLevel
 
 __all__ = [
@@ -20,6 +22,7 @@ __all__ = [
     "FakeQuantized",
     "Granularity",
     "Mode",
+    "Observer",
     "PerBlock",
     "PerChannel",
     "PerChunk",
@@ -28,6 +31,10 @@ __all__ = [
     "PowerOfTwo",
     "QuantizedTensor",
     "Quantizer",
+    "Range",
+    "RangeRule",
     "ScaleRule",
+    "Scales",
     "TwoLevel",
+    "fold_groups",
 ]

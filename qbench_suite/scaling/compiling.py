@@ -8,7 +8,7 @@ import types
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import torch
 from torch import Tensor
@@ -18,6 +18,9 @@ from qbench_suite.scaling.kernel import KernelKey, Operands, steps
 #: From here on a tensor is worth several threads. The compiler decides on them by the lengths it
 #: sees first: a kernel compiled for a small tensor would run large ones on one thread for good.
 _PARALLEL = 1 << 17
+
+#: Operands of a kernel.
+T = TypeVar("T")
 
 _enabled = True
 _compiled: dict[tuple[object, ...], Callable[[Operands], None]] = {}
@@ -56,8 +59,19 @@ def kernel(key: KernelKey, operands: Operands) -> Callable[[Operands], None]:
         return steps(key)
     specialisation = (key, *_traits(operands))
     if specialisation not in _compiled:
-        _compiled[specialisation] = _compile(key, len(_compiled), operands.x.device)
+        serial, device = len(_compiled), operands.x.device
+        _compiled[specialisation] = compile_apart(steps(key), serial, device)
     return _compiled[specialisation]
+
+
+def is_parallel(x: Tensor) -> bool:
+    """Whether ``x`` is worth several threads: part of what a kernel is compiled for."""
+    return x.numel() >= _PARALLEL
+
+
+def is_enabled() -> bool:
+    """Whether kernels are compiled, which they are not within ``eager()``."""
+    return _enabled
 
 
 def _traits(operands: Operands) -> tuple[object, ...]:
@@ -72,7 +86,7 @@ def _traits(operands: Operands) -> tuple[object, ...]:
         _layout(out),
         None if operands.noise is None else _layout(operands.noise),
         operands.scale.numel() == 1,
-        x.numel() >= _PARALLEL,
+        is_parallel(x),
         torch.is_inference(x),
         torch.is_inference(out),
         torch.get_num_threads(),
@@ -84,8 +98,13 @@ def _layout(x: Tensor) -> tuple[object, ...]:
     return x.is_contiguous(), x.dim() > 0 and x.stride(-1) == 1, min(x.storage_offset(), 2)
 
 
-def _compile(key: KernelKey, serial: int, device: torch.device) -> Callable[[Operands], None]:
-    eager_kernel = steps(key)
+def compile_apart(
+    eager_kernel: Callable[[T], None], serial: int, device: torch.device
+) -> Callable[[T], None]:
+    """``eager_kernel`` compiled for any lengths, apart from all others of its code and ``serial``.
+
+    It turns into its eager self, once and audibly, where there is no compiler or compiling fails.
+    """
     if device.type == "cpu" and not compiler():
         return _fall_back(eager_kernel, "no C++ compiler found; install g++ or clang++")
     # torch.compile counts recompilations by code object, and gives up silently after eight: the
@@ -98,15 +117,15 @@ def _compile(key: KernelKey, serial: int, device: torch.device) -> Callable[[Ope
     return _Guarded(compiled, eager_kernel)
 
 
-class _Guarded:
+class _Guarded(Generic[T]):
     """A compiled kernel that turns into its eager twin, once and audibly, if compiling it fails."""
 
-    def __init__(self, compiled: Callable[..., Any], fallback: Callable[[Operands], None]) -> None:
+    def __init__(self, compiled: Callable[..., Any], fallback: Callable[[T], None]) -> None:
         self._compiled = compiled
         self._fallback = fallback
         self._run: Callable[..., Any] = self._first_run
 
-    def __call__(self, operands: Operands) -> None:
+    def __call__(self, operands: T) -> None:
         try:
             self._run(operands)
         except Exception as error:
@@ -117,7 +136,7 @@ class _Guarded:
             reason = str(error).strip() or type(error).__name__
             self._run = _fall_back(self._fallback, reason.splitlines()[0])
 
-    def _first_run(self, operands: Operands) -> None:
+    def _first_run(self, operands: T) -> None:
         """Compile; lengths that happen to be equal must not become one symbol."""
         from torch.fx.experimental import _config
 
@@ -126,7 +145,7 @@ class _Guarded:
         self._run = self._compiled
 
 
-def _fall_back(kernel: Callable[[Operands], None], reason: str) -> Callable[[Operands], None]:
+def _fall_back(kernel: Callable[[T], None], reason: str) -> Callable[[T], None]:
     if reason not in _failures:
         _failures.append(reason)
         warnings.warn(

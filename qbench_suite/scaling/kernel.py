@@ -71,7 +71,7 @@ def steps(key: KernelKey) -> Callable[[Operands], None]:
 
     def fake_quantize(operands: Operands) -> None:
         x = operands.x.to(torch.float32)
-        scale, zero_point = _scale(key, x, operands)
+        scale, zero_point = group_scales(key, x, operands)
         constants = operands.constants
         if zero_point is not None:
             constants = tuple(bound - zero_point for bound in constants)
@@ -101,8 +101,8 @@ def to_dtype(y: Tensor, dtype: torch.dtype) -> Tensor:
     return torch.where(y.abs() <= _FLOAT32_MAX, bounded, y).to(dtype)
 
 
-def _scale(key: KernelKey, x: Tensor, operands: Operands) -> tuple[Tensor, Tensor | None]:
-    """Scale and zero point of each group; written to the operands unless static."""
+def group_scales(key: KernelKey, x: Tensor, operands: Operands) -> tuple[Tensor, Tensor | None]:
+    """Scale and zero point of each group of float32 ``x``; written to the operands unless static."""
     if key.rule is None:
         return operands.scale, operands.zero_point
     zero_point = None

@@ -14,6 +14,8 @@ import functools
 import itertools
 from dataclasses import dataclass
 
+from torch import Tensor
+
 from qbench_suite.scaling.granularity import Shape
 
 #: An axis while it is being folded: (length, stride in elements, whether it is reduced).
@@ -41,6 +43,11 @@ class Piece:
     def kept_shape(self) -> Shape:
         """Shape of the piece's scales with reduced axes of length 1, to broadcast over the view."""
         return tuple(1 if i in self.reduced else n for i, n in enumerate(self.shape))
+
+    def fold_scale(self, scale: Tensor) -> Tensor:
+        """The part of a scale tensor that serves this piece, in ``kept_shape``."""
+        part = scale[tuple(slice(first, last) for first, last in self.groups)]
+        return part.permute(self.order).reshape(self.kept_shape)
 
 
 def scale_shape(shape: Shape, group_shape: Shape) -> Shape:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -20,6 +21,15 @@ def spread(scale: Tensor, shape: Shape, group_shape: Shape) -> Tensor:
             continue
         scale = scale.repeat_interleave(group, dim=axis).narrow(axis, 0, length)
     return scale.expand(shape)
+
+
+class Scales(NamedTuple):
+    """Scales fixed beforehand (static), in place of those of the values at hand (dynamic)."""
+
+    #: float32 > 0, one element a group: ``ceil(shape / group_shape)``.
+    scale: Tensor
+    #: float32 integers, shape of ``scale``; affine formats only.
+    zero_point: Tensor | None = None
 
 
 @dataclass(frozen=True)
