@@ -5,10 +5,9 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
-from qbench_suite.errors import QBenchError
+from qbench_suite.metrics.sums import ErrorSums, error_sums
 
 
 @dataclass(frozen=True)
@@ -30,29 +29,19 @@ class ErrorMetrics:
 
 def error_metrics(reference: Tensor, actual: Tensor) -> ErrorMetrics:
     """Compare two tensors of one shape; raises ``QBenchError`` for different shapes."""
-    if reference.shape != actual.shape:
-        raise QBenchError(
-            f"A quantized result has the shape of its reference; got {tuple(actual.shape)} for "
-            f"{tuple(reference.shape)}. Return the shape that the float layer returns."
-        )
-    r, a = reference.detach().double().flatten(), actual.detach().double().flatten()
-    # One sum tells the usual case, all finite, in a single pass.
-    if not math.isfinite(float(torch.dot(r, a))) if len(r) else False:
-        both = r.isfinite() & a.isfinite()
-        nonfinite = int((r.isfinite() & ~a.isfinite()).sum())
-        r, a = r[both], a[both]
-    else:
-        nonfinite = 0
-    if not len(r):
-        return ErrorMetrics(None, None, None, None, nonfinite)
-    error = a - r
-    signal, noise, power = (float(torch.dot(t, t)) for t in (r, error, a))
+    return error_of(error_sums(reference, actual))
+
+
+def error_of(sums: ErrorSums) -> ErrorMetrics:
+    """The metrics that follow from sums, of one tensor or of many."""
+    if not sums.count:
+        return ErrorMetrics(None, None, None, None, sums.nonfinite)
     return ErrorMetrics(
-        mse=noise / len(r),
-        sqnr_db=_decibel(signal, noise),
-        cosine=_cosine(float(torch.dot(r, a)), signal, power),
-        max_abs_err=float(error.abs().max()),
-        nonfinite=nonfinite,
+        mse=sums.noise / sums.count,
+        sqnr_db=_decibel(sums.signal, sums.noise),
+        cosine=_cosine(sums.product, sums.signal, sums.power),
+        max_abs_err=sums.max_abs_err,
+        nonfinite=sums.nonfinite,
     )
 
 

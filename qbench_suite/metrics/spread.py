@@ -5,8 +5,9 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
+
+from qbench_suite.metrics.sums import RangeSums, range_sums
 
 
 @dataclass(frozen=True)
@@ -28,15 +29,13 @@ class RangeMetrics:
 
 def range_metrics(x: Tensor) -> RangeMetrics:
     """Range of ``x``, any shape and float dtype."""
-    x = x.detach().flatten()
-    x = x if x.dtype == torch.float64 else x.float()
-    nan_count, inf_count = int(x.isnan().sum()), int(x.isinf().sum())
-    finite = x[x.isfinite()] if nan_count or inf_count else x
-    if not len(finite):
-        return RangeMetrics(None, None, None, None, nan_count, inf_count)
-    low, high = (float(v) for v in torch.aminmax(finite))
-    magnitudes = finite.abs()
-    smallest = float(torch.where(magnitudes > 0, magnitudes, math.inf).min())
-    absmax = max(abs(low), abs(high))
-    dynamic_range = 20 * (math.log10(absmax) - math.log10(smallest)) if absmax else None
-    return RangeMetrics(low, high, absmax, dynamic_range, nan_count, inf_count)
+    return range_of(range_sums(x))
+
+
+def range_of(sums: RangeSums) -> RangeMetrics:
+    """The range that follows from sums, of one tensor or of many."""
+    if not sums.count:
+        return RangeMetrics(None, None, None, None, sums.nan_count, sums.inf_count)
+    absmax = max(abs(sums.low), abs(sums.high))
+    dynamic_range = 20 * (math.log10(absmax) - math.log10(sums.smallest)) if absmax else None
+    return RangeMetrics(sums.low, sums.high, absmax, dynamic_range, sums.nan_count, sums.inf_count)
