@@ -10,6 +10,13 @@ from qbench_layers.base import QuantLayer, function_of
 from qbench_suite import LayerError, Role
 
 
+def restore_masked(scores: Tensor, quantized: Tensor) -> Tensor:
+    """``quantized`` with −Inf where ``scores`` has it: saturated, it would not mask any more."""
+    if quantized is scores:
+        return scores
+    return quantized.masked_fill(scores == float("-inf"), float("-inf"))
+
+
 class QuantActivation(QuantLayer):
     """``y = Q(f(Q(x)))`` with the float twin's own f and settings, never in place.
 
@@ -40,6 +47,55 @@ class QuantReLU6(QuantActivation):
     """``min(max(x, 0), 6)``."""
 
     float_types = ("torch.nn.ReLU6",)
+
+
+class QuantLeakyReLU(QuantActivation):
+    """``max(x, 0) + slope · min(x, 0)``."""
+
+    float_types = ("torch.nn.LeakyReLU",)
+
+
+class QuantELU(QuantActivation):
+    """``max(x, 0) + min(α · (exp(x) − 1), 0)``."""
+
+    float_types = ("torch.nn.ELU",)
+
+
+class QuantSELU(QuantActivation):
+    """``scale · (max(x, 0) + min(α · (exp(x) − 1), 0))``."""
+
+    float_types = ("torch.nn.SELU",)
+
+
+class QuantSoftplus(QuantActivation):
+    """``log(1 + exp(β · x)) / β``."""
+
+    float_types = ("torch.nn.Softplus",)
+
+
+class QuantMish(QuantActivation):
+    """``x · tanh(softplus(x))``."""
+
+    float_types = (
+        "torch.nn.Mish",
+        "timm.layers.activations.Mish",
+        "timm.layers.activations_me.MishMe",
+    )
+
+
+class QuantHardMish(QuantActivation):
+    """``x / 2 · min(max(x + 2, 0), 2)``."""
+
+    float_types = (
+        "timm.layers.activations.HardMish",
+        "timm.layers.activations_me.HardMishMe",
+    )
+
+
+class QuantGammaAct(QuantActivation):
+    """An activation times a constant, which makes up for the variance that it takes away."""
+
+    float_types = ("timm.models.nfnet.GammaAct",)
 
 
 class QuantGELU(QuantActivation):
@@ -102,6 +158,11 @@ class QuantSoftmax(QuantActivation):
     """
 
     float_types = ("torch.nn.Softmax",)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Any shape → the same; −Inf, which masks an element, stays −Inf."""
+        y = self.function(restore_masked(x, self.quantize(Role.INPUT, "input", x)))
+        return self.quantize(Role.ACT, "act", y)
 
     def take(self, module: Any) -> None:
         """The function, and its axis."""

@@ -1,4 +1,4 @@
-"""The quantized batch norm."""
+"""The quantized batch norms."""
 
 from __future__ import annotations
 
@@ -11,18 +11,17 @@ from qbench_layers.norms import QuantNorm
 from qbench_suite import LayerError, Role
 
 
-class QuantBatchNorm2d(QuantNorm):
+class QuantBatchNorm(QuantNorm):
     """``y = (Q(x) − μ) / √(σ² + ε) · Q(γ) + β`` with running statistics, in every training mode.
 
-    Roles: ``weight`` γ (C,); ``input`` (N, C, H, W), features on axis 1; ``output`` only where a
-    quantizer for it is given. β, μ and σ² stay float: a small σ² next to a large one rounds to
+    Roles: ``weight`` γ (C,); ``input`` (N, C, …), features on axis 1; ``output`` only where a quantizer
+    for it is given. β, μ and σ² stay float: a small σ² next to a large one rounds to
     zero, and ``1/√ε`` takes the place of ``1/√(σ² + ε)``. To measure that damage, give a quantizer for
     ``statistics``: μ and σ² are then quantized as γ is.
 
-    Raises ``LayerError`` for a module that is not a BatchNorm2d, or that has no running statistics.
+    Raises ``LayerError`` for a module of another type, or that has no running statistics.
     """
 
-    float_types: ClassVar[tuple[str, ...]] = ("torch.nn.BatchNorm2d",)
     optional_roles = (Role.OUTPUT, Role.STATISTICS)
     features = 1
 
@@ -44,7 +43,25 @@ class QuantBatchNorm2d(QuantNorm):
             self.register_buffer(name, statistics)
 
     def normalize(self, x: Tensor) -> Tensor:
-        """(N, C, H, W) → the same."""
+        """(N, C, …) → the same."""
         return F.batch_norm(
             x, self.running_mean, self.running_var, self.weight, self.bias, False, 0.0, self.eps
         )
+
+
+class QuantBatchNorm1d(QuantBatchNorm):
+    """``QuantBatchNorm`` of rows (N, C) or sequences (N, C, L)."""
+
+    float_types = ("torch.nn.BatchNorm1d",)
+
+
+class QuantBatchNorm2d(QuantBatchNorm):
+    """``QuantBatchNorm`` of images (N, C, H, W)."""
+
+    float_types: ClassVar[tuple[str, ...]] = ("torch.nn.BatchNorm2d",)
+
+
+class QuantBatchNorm3d(QuantBatchNorm):
+    """``QuantBatchNorm`` of volumes (N, C, D, H, W)."""
+
+    float_types = ("torch.nn.BatchNorm3d",)

@@ -1,8 +1,8 @@
-"""Quantized 2-d convolutions: torch's, and timm's with 'same' padding or standardised weights."""
+"""Quantized convolutions: torch's, and timm's with 'same' padding or standardised weights."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, ClassVar
 
 import torch
@@ -10,24 +10,22 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from qbench_layers.base import QuantLayer
-from qbench_suite import Axes, Role
+from qbench_layers.weight_layout import ConvolutionWeights
+from qbench_suite import Role
 
 
-class QuantConv2d(QuantLayer):
+class QuantConvolution(ConvolutionWeights, QuantLayer):
     """``y = Q(x) ∗ Q(W) + b``, W quantized once, b float; any stride, padding, dilation, groups.
 
-    Roles: ``weight`` (out, in/groups, kh, kw), channels ``out``, chunks along ``in/groups``;
-    ``input`` (N, in, H, W) or (in, H, W), features on ``in``, quantized before it is padded;
-    ``output``, features on ``out``, only where a quantizer for it is given.
-
-    A depthwise weight (out, 1, kh, kw) sums over kh · kw alone: it is quantized, and recorded, as
-    (out, kh · kw); chunks of its second axis would otherwise give each element a scale of its own.
-    Raises ``LayerError`` for a module that is not a Conv2d, or that computes something else.
+    Roles: ``weight`` (out, in/groups, *kernel), quantized and recorded in the view of all that an output
+    sums over, (out, kernel · in/groups); ``input`` (N, in, …) or (in, …), features on ``in``,
+    quantized before it is padded; ``output``, features on ``out``, only where a quantizer for it is
+    given. Raises ``LayerError`` for a module of another type, or that computes something else.
     """
 
-    float_types: ClassVar[tuple[str, ...]] = ("torch.nn.Conv2d",)
     optional_roles = (Role.OUTPUT,)
-    features = -3
+    #: What convolves: torch's function of as many spatial axes.
+    convolve: ClassVar[Callable[..., Tensor]]
 
     weight: Tensor
     bias: Tensor | None
@@ -38,60 +36,75 @@ class QuantConv2d(QuantLayer):
         """Weight, bias and geometry of ``module``."""
         self.in_channels: int = module.in_channels
         self.out_channels: int = module.out_channels
-        self.kernel_size: tuple[int, int] = module.kernel_size
-        self.stride: tuple[int, int] = module.stride
-        self.padding: tuple[int, int] | str = module.padding
-        self.dilation: tuple[int, int] = module.dilation
+        self.kernel_size: tuple[int, ...] = module.kernel_size
+        self.stride: tuple[int, ...] = module.stride
+        self.padding: tuple[int, ...] | str = module.padding
+        self.dilation: tuple[int, ...] = module.dilation
         self.groups: int = module.groups
         self.padding_mode: str = module.padding_mode
         self.keep_weight("weight", self.effective_weight(module))
         self.keep("bias", module.bias)
 
     def effective_weight(self, module: Any) -> Tensor:
-        """The weight that the float twin convolves with: (out, in/groups, kh, kw)."""
+        """The weight that the float twin convolves with: (out, in/groups, *kernel)."""
         weight: Tensor = module.weight
         return weight
 
-    def quantize_weight(
-        self, name: str, weight: Tensor, axes: Axes | None = None, *, role: Role = Role.WEIGHT
-    ) -> Tensor:
-        """As the base class does, in the view (out, kh · kw · in): all that an output sums over.
-
-        Channels come first in that order, so that a chunk is one of channels at a position of the
-        window where there are enough of them, and several positions where there are few (a stem, a
-        depthwise convolution).
-        """
-        out, channels, height, width = weight.shape
-        flat = weight.permute(0, 2, 3, 1).reshape(out, -1)
-        flat = super().quantize_weight(name, flat, axes, role=role)
-        result = flat.view(out, height, width, channels).permute(0, 3, 1, 2)
-        # The memory order of the weight decides that of the output.
-        return torch.empty_like(weight).copy_(result)
-
     def forward(self, x: Tensor) -> Tensor:
-        """(N, in, H, W) → (N, out, H', W')."""
+        """(N, in, …) → (N, out, …)."""
         x, padding = self._pad(self.quantize(Role.INPUT, "input", x))
-        y = F.conv2d(x, self.weight, self.bias, self.stride, padding, self.dilation, self.groups)
+        geometry = (self.stride, padding, self.dilation, self.groups)
+        y = type(self).convolve(x, self.weight, self.bias, *geometry)
         return self.quantize(Role.OUTPUT, "output", y)
 
-    def _pad(self, x: Tensor) -> tuple[Tensor, tuple[int, int] | str]:
-        """``x`` with the padding that conv2d cannot do, and the padding left for conv2d."""
+    def _pad(self, x: Tensor) -> tuple[Tensor, tuple[int, ...] | str]:
+        """``x`` with the padding that torch's function cannot do, and the padding left for it."""
+        unpadded = (0,) * len(self.kernel_size)
         if self.same_pad:
-            sizes = (x.shape[-2:], self.kernel_size, self.stride, self.dilation)
+            sizes = (
+                x.shape[-len(self.kernel_size) :],
+                self.kernel_size,
+                self.stride,
+                self.dilation,
+            )
             amounts = [_same_amount(*axis) for axis in zip(*sizes, strict=True)]
-            return F.pad(x, _before_and_after(amounts)), (0, 0)
+            return F.pad(x, _before_and_after(amounts)), unpadded
         if self.padding_mode != "zeros":
-            return F.pad(x, self._border(), mode=self.padding_mode), (0, 0)
+            return F.pad(x, self._border(), mode=self.padding_mode), unpadded
         return x, self.padding
 
     def _border(self) -> list[int]:
         """Elements to add before and after each axis, the last axis first."""
         if self.padding == "valid":
-            return [0, 0, 0, 0]
+            return [0, 0] * len(self.kernel_size)
         if isinstance(self.padding, str):
             axes = zip(self.dilation, self.kernel_size, strict=True)
             return _before_and_after([dilation * (kernel - 1) for dilation, kernel in axes])
         return _before_and_after([2 * border for border in self.padding])
+
+
+class QuantConv1d(QuantConvolution):
+    """``QuantConvolution`` of sequences (N, in, L) or (in, L)."""
+
+    float_types = ("torch.nn.Conv1d",)
+    convolve = staticmethod(F.conv1d)
+    features = -2
+
+
+class QuantConv2d(QuantConvolution):
+    """``QuantConvolution`` of images (N, in, H, W) or (in, H, W)."""
+
+    float_types: ClassVar[tuple[str, ...]] = ("torch.nn.Conv2d",)
+    convolve = staticmethod(F.conv2d)
+    features = -3
+
+
+class QuantConv3d(QuantConvolution):
+    """``QuantConvolution`` of volumes (N, in, D, H, W) or (in, D, H, W)."""
+
+    float_types = ("torch.nn.Conv3d",)
+    convolve = staticmethod(F.conv3d)
+    features = -4
 
 
 class QuantConv2dSame(QuantConv2d):

@@ -41,7 +41,7 @@ class QuantLayerScale(QuantLayer):
 class QuantLayerScale2d(QuantLayerScale):
     """``QuantLayerScale`` of images (N, C, H, W), features on axis 1."""
 
-    float_types = ("timm.layers.layer_scale.LayerScale2d",)
+    float_types = ("timm.layers.layer_scale.LayerScale2d", "timm.models.fastvit.LayerScale2d")
     features = 1
 
     def scale(self, x: Tensor) -> Tensor:

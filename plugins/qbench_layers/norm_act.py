@@ -9,7 +9,13 @@ from torch import Tensor, nn
 
 from qbench_layers.base import Function, function_of
 from qbench_layers.batch_norm import QuantBatchNorm2d
-from qbench_layers.norms import QuantGroupNorm, QuantLayerNorm, QuantLayerNorm2d, QuantNorm
+from qbench_layers.norms import (
+    QuantGroupNorm,
+    QuantLayerNorm,
+    QuantLayerNorm2d,
+    QuantNorm,
+    QuantRMSNorm,
+)
 from qbench_suite import Role
 
 
@@ -65,6 +71,16 @@ class QuantLayerNormAct2d(_Activated, QuantLayerNorm2d):
     """
 
     float_types = ("timm.layers.norm_act.LayerNormAct2d", "timm.layers.norm_act.LayerNormAct2dFp32")
+    roles = (Role.WEIGHT, Role.INPUT, Role.ACT, Role.OUTPUT)
+
+
+class QuantRMSNormAct(_Activated, QuantRMSNorm):
+    """``y = Q(act(RMS(Q(x))))`` of timm's RmsNormAct: shapes and ``Raises`` of ``QuantRMSNorm``.
+
+    Roles: ``weight``, ``input``, and for the result ``act``, or ``output`` without an activation.
+    """
+
+    float_types = ("timm.layers.norm_act.RmsNormAct", "timm.layers.norm_act.RmsNormActFp32")
     roles = (Role.WEIGHT, Role.INPUT, Role.ACT, Role.OUTPUT)
 
 

@@ -110,7 +110,7 @@ class QuantRMSNorm(QuantLayerNorm):
     Roles, shapes and ``Raises`` are those of ``QuantLayerNorm``; a row of zeros gives zeros.
     """
 
-    float_types = (
+    float_types: ClassVar[tuple[str, ...]] = (
         "torch.nn.RMSNorm",
         "timm.layers.norm.RmsNorm",
         "timm.layers.norm.RmsNormFp32",

@@ -1,12 +1,17 @@
-"""The contract of quantized layers; the layers themselves are plugins."""
+"""The contracts of quantized layers and function calls; those themselves are plugins."""
 
-from qbench_suite.layers.contract import (
-    Quantized,
-    QuantModule,
-    Role,
-    RoleQuantizers,
-    replaces,
-    resolve,
-)
+from qbench_suite.layers.contract import QuantModule, replaces, resolve
+from qbench_suite.layers.function import QuantFunction, resolve_function
+from qbench_suite.layers.quantizing import Quantized, Quantizing, Role, RoleQuantizers
 
-__all__ = ["QuantModule", "Quantized", "Role", "RoleQuantizers", "replaces", "resolve"]
+__all__ = [
+    "QuantFunction",
+    "QuantModule",
+    "Quantized",
+    "Quantizing",
+    "Role",
+    "RoleQuantizers",
+    "replaces",
+    "resolve",
+    "resolve_function",
+]

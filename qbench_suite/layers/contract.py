@@ -1,83 +1,34 @@
-"""QuantModule: what a quantized layer is, and the record of what it quantized."""
+"""QuantModule: what a quantized layer is."""
 
 from __future__ import annotations
 
 import functools
 import importlib
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
-from enum import StrEnum
 from typing import ClassVar, Self
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from qbench_suite.errors import LayerError
-from qbench_suite.scaling import Axes, FakeQuantized, Quantizer
+from qbench_suite.layers.quantizing import Quantizing, RoleQuantizers
 
 
-class Role(StrEnum):
-    """Which tensor of a layer a quantizer serves."""
-
-    #: Parameters; quantized once, when the layer is made.
-    WEIGHT = "weight"
-    #: What the layer reads; quantized at every forward.
-    INPUT = "input"
-    #: What an activation function (softmax included) gives.
-    ACT = "act"
-    #: What any other layer gives.
-    OUTPUT = "output"
-    #: Running statistics of a norm; quantized once, and only where that is asked for.
-    STATISTICS = "statistics"
-
-
-#: A quantizer for each role to be quantized; a role that is absent stays float.
-RoleQuantizers = Mapping[Role, Quantizer]
-
-
-@dataclass(frozen=True)
-class Quantized:
-    """One tensor that a layer quantized: what compliance checks."""
-
-    #: Role and name within the layer, for instance ``weight`` or ``input``.
-    name: str
-    role: Role
-    #: The tensor before quantization.
-    source: Tensor
-    #: The tensor after, with its scales.
-    result: FakeQuantized
-
-
-class QuantModule(nn.Module, ABC):
+class QuantModule(Quantizing, nn.Module, ABC):
     """A layer that computes on fake-quantized tensors.
 
     A subclass names the float modules it replaces in ``float_types`` and the roles it quantizes in
     ``roles``, builds itself in ``from_float`` and calls ``self.quantize(role, name, x)`` on whatever
     it quantizes in ``forward``. Weights are quantized once, by ``quantize_weight``.
-
-    ``record`` is off by default; with it on, ``quantized_tensors`` lists, besides the weights, every
-    tensor quantized since the last ``clear_record``.
     """
 
     #: Dotted names of the float modules replaced; resolved when first needed, so that a library that
     #: is not installed costs nothing.
     float_types: ClassVar[tuple[str, ...]] = ()
-    #: Roles that a case gives the layer a quantizer for.
-    roles: ClassVar[tuple[Role, ...]] = (Role.WEIGHT, Role.INPUT)
-    #: Roles that it quantizes too, where it is given a quantizer on purpose; others it ignores.
-    optional_roles: ClassVar[tuple[Role, ...]] = ()
 
     def __init__(self, quantizers: RoleQuantizers, *, feature_axis: int | None = None) -> None:
         super().__init__()
-        known = (*self.roles, *self.optional_roles)
-        self.quantizers = {role: quantizers[role] for role in known if role in quantizers}
-        #: Axis of the features in inputs; None for 1 of images and the last of everything else.
-        self.feature_axis = feature_axis
-        #: Whether forward keeps what it quantized.
-        self.record = False
-        self._weights: list[Quantized] = []
-        self._recorded: list[Quantized] = []
+        self.set_up(quantizers, feature_axis)
 
     @classmethod
     @abstractmethod
@@ -99,54 +50,6 @@ class QuantModule(nn.Module, ABC):
                 f"{cls.__name__} replaces {', '.join(cls.float_types)} and subclasses that leave their "
                 f"forward as it is; got {found}. Register a layer of its own for it, or leave it float."
             )
-
-    def quantized_tensors(self) -> Iterator[Quantized]:
-        """The quantized weights, then what was recorded since ``clear_record``."""
-        yield from self._weights
-        yield from self._recorded
-
-    def clear_record(self) -> None:
-        """Forget what forwards recorded."""
-        self._recorded.clear()
-
-    def quantize(
-        self,
-        role: Role,
-        name: str,
-        x: Tensor,
-        *,
-        axis: int | None = None,
-        axes: Axes | None = None,
-    ) -> Tensor:
-        """``x`` fake-quantized for ``role``; ``x`` itself where the role has no quantizer.
-
-        ``axis``: the feature axis of ``x`` where it is not the layer's; ``axes``: what all its axes
-        mean, where features and summed elements lie on different ones.
-        """
-        quantizer = self.quantizers.get(role)
-        if quantizer is None:
-            return x
-        if axes is None:
-            axes = Axes.of_shape(tuple(x.shape), self.feature_axis if axis is None else axis)
-        result = quantizer.fake_quantize(x, axes)
-        if self.record:
-            self._recorded.append(Quantized(name, role, x, result))
-        return result.values
-
-    def quantize_weight(
-        self, name: str, weight: Tensor, axes: Axes | None = None, *, role: Role = Role.WEIGHT
-    ) -> Tensor:
-        """``weight`` fake-quantized once for good; a copy of it where ``role`` has no quantizer.
-
-        ``axes``: what its axes mean, by default output channels first.
-        """
-        weight = weight.detach()
-        quantizer = self.quantizers.get(role)
-        if quantizer is None:
-            return weight.clone()
-        result = quantizer.fake_quantize(weight, axes or Axes.weight(weight.dim()))
-        self._weights.append(Quantized(name, role, weight, result))
-        return result.values
 
     def extra_repr(self) -> str:
         """Role by role, the quantizer."""

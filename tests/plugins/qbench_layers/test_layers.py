@@ -9,8 +9,10 @@ from dataclasses import dataclass
 import pytest
 import timm.layers as timm_layers
 import torch
-from timm.layers import activations, activations_me, norm, norm_act
+from timm.layers import activations, activations_me, adaptive_avgmax_pool, grn, norm, norm_act
+from timm.models import fastvit, metaformer, mlp_mixer, nfnet
 from torch import Tensor, nn
+from torchvision.ops.misc import FrozenBatchNorm2d
 
 import qbench_layers as layers
 from qbench_suite import LayerError, Quantized, Quantizer, QuantModule, Role
@@ -27,6 +29,35 @@ class Example:
     layer: type[QuantModule]
     make: Callable[[], nn.Module]
     shape: tuple[int, ...] = IMAGE
+
+
+def _convolutions() -> list[Example]:
+    row, volume = (2, 8, 13), (2, 4, 5, 6, 7)
+    return [
+        Example(layers.QuantConv1d, lambda: nn.Conv1d(8, 6, 3, 2, padding="valid"), row),
+        Example(
+            layers.QuantConv1d,
+            lambda: nn.Conv1d(8, 6, 4, padding="same", padding_mode="circular"),
+            row,
+        ),
+        Example(layers.QuantConv3d, lambda: nn.Conv3d(4, 6, (1, 3, 3), groups=2), volume),
+        Example(
+            layers.QuantConv3d,
+            lambda: nn.Conv3d(4, 4, 3, padding=1, padding_mode="reflect", bias=False),
+            volume,
+        ),
+        Example(layers.QuantConvTranspose1d, lambda: nn.ConvTranspose1d(8, 6, 3, 2), row),
+        Example(layers.QuantConvTranspose2d, lambda: nn.ConvTranspose2d(8, 12, 2, 2)),
+        Example(
+            layers.QuantConvTranspose2d,
+            lambda: nn.ConvTranspose2d(8, 12, 3, 2, 1, 1, groups=4, bias=False),
+        ),
+        Example(
+            layers.QuantConvTranspose3d,
+            lambda: nn.ConvTranspose3d(4, 6, 2, dilation=2, groups=2),
+            volume,
+        ),
+    ]
 
 
 def _same_convolutions() -> list[Example]:
@@ -60,6 +91,21 @@ def _pools() -> list[Example]:
         Example(layers.QuantAvgPool2d, lambda: nn.AvgPool2d(3, 2, 1, count_include_pad=False)),
         Example(layers.QuantAvgPool2d, lambda: timm_layers.AvgPool2dSame(3, 2)),
         Example(layers.QuantAdaptiveAvgPool2d, lambda: nn.AdaptiveAvgPool2d((3, None))),
+        Example(layers.QuantMaxPool1d, lambda: nn.MaxPool1d(3, 2, 1), (2, 8, 13)),
+        Example(layers.QuantAvgPool1d, lambda: nn.AvgPool1d(3, 2, 1), (2, 8, 13)),
+        Example(layers.QuantAdaptiveAvgPool1d, lambda: nn.AdaptiveAvgPool1d(4), (2, 8, 13)),
+        Example(layers.QuantAdaptiveMaxPool2d, lambda: nn.AdaptiveMaxPool2d((3, None))),
+        *(
+            Example(layers.QuantFastAdaptivePool, make)
+            for make in (
+                lambda: adaptive_avgmax_pool.FastAdaptiveAvgPool(True),
+                lambda: adaptive_avgmax_pool.FastAdaptiveMaxPool(),
+                lambda: adaptive_avgmax_pool.FastAdaptiveAvgMaxPool(True, input_fmt="NHWC"),
+                lambda: adaptive_avgmax_pool.FastAdaptiveCatAvgMaxPool(),
+                lambda: adaptive_avgmax_pool.AdaptiveAvgMaxPool2d(),
+                lambda: adaptive_avgmax_pool.AdaptiveCatAvgMaxPool2d(),
+            )
+        ),
         *(
             Example(
                 layers.QuantSelectAdaptivePool2d,
@@ -93,6 +139,20 @@ def _activations() -> list[Example]:
         (layers.QuantHardsigmoid, activations.HardSigmoid),
         (layers.QuantHardsigmoid, activations_me.HardSigmoidMe),
         (layers.QuantSoftmax, lambda: nn.Softmax(dim=2)),
+        (layers.QuantLeakyReLU, lambda: nn.LeakyReLU(0.2)),
+        (layers.QuantPReLU, lambda: nn.PReLU(8)),
+        (layers.QuantPReLU, lambda: activations.PReLU(1)),
+        (layers.QuantELU, lambda: nn.ELU(0.7)),
+        (layers.QuantSELU, nn.SELU),
+        (layers.QuantMish, nn.Mish),
+        (layers.QuantMish, activations.Mish),
+        (layers.QuantMish, activations_me.MishMe),
+        (layers.QuantHardMish, activations.HardMish),
+        (layers.QuantHardMish, activations_me.HardMishMe),
+        (layers.QuantSoftplus, lambda: nn.Softplus(2.0, 5.0)),
+        (layers.QuantStarReLU, lambda: metaformer.StarReLU(0.8, -0.4)),
+        (layers.QuantStarReLU, metaformer.SquaredReLU),
+        (layers.QuantGammaAct, lambda: nfnet.GammaAct("silu", 1.8)),
     ]
     return [Example(layer, make) for layer, make in makers]
 
@@ -122,12 +182,40 @@ def _norms() -> list[Example]:
         Example(layers.QuantLayerNormAct2d, lambda: norm_act.LayerNormAct2d(8, act_layer=nn.SiLU)),
         Example(layers.QuantGroupNormAct, lambda: norm_act.GroupNormAct(8, 2)),
         Example(layers.QuantGroupNormAct, lambda: norm_act.GroupNorm1Act(8)),
+        Example(layers.QuantRMSNormAct, lambda: norm_act.RmsNormAct(16), TOKENS),
+        Example(layers.QuantRMSNormAct, lambda: norm_act.RmsNormActFp32(16), TOKENS),
+        *_more_norms(),
+    ]
+
+
+def _more_norms() -> list[Example]:
+    return [
+        Example(layers.QuantBatchNorm1d, lambda: nn.BatchNorm1d(8), (5, 8)),
+        Example(layers.QuantBatchNorm1d, lambda: nn.BatchNorm1d(8), (2, 8, 5)),
+        Example(layers.QuantBatchNorm3d, lambda: nn.BatchNorm3d(4), (2, 4, 3, 5, 6)),
+        Example(layers.QuantFrozenBatchNorm2d, lambda: FrozenBatchNorm2d(8)),
+        Example(layers.QuantInstanceNorm2d, lambda: nn.InstanceNorm2d(8, affine=True)),
+        Example(layers.QuantInstanceNorm2d, lambda: nn.InstanceNorm2d(8, track_running_stats=True)),
+        Example(layers.QuantRMSNorm2d, lambda: norm.RmsNorm2d(8)),
+        Example(layers.QuantRMSNorm2d, lambda: norm.RmsNorm2dFp32(8, affine=False)),
+        Example(layers.QuantSimpleNorm, lambda: norm.SimpleNorm(16), TOKENS),
+        Example(layers.QuantSimpleNorm, lambda: norm.SimpleNormFp32(16), TOKENS),
+        Example(layers.QuantSimpleNorm2d, lambda: norm.SimpleNorm2d(8)),
+        Example(layers.QuantSimpleNorm2d, lambda: norm.SimpleNorm2dFp32(8)),
+        Example(layers.QuantRMSNormAct2d, lambda: norm_act.RmsNormAct2d(8, act_layer="prelu")),
+        Example(layers.QuantRMSNormAct2d, lambda: norm_act.RmsNormAct2dFp32(8, apply_act=False)),
+        Example(layers.QuantGlobalResponseNorm, lambda: grn.GlobalResponseNorm(11)),
+        Example(
+            layers.QuantGlobalResponseNorm,
+            lambda: grn.GlobalResponseNorm(8, channels_last=False),
+        ),
     ]
 
 
 EXAMPLES = [
     Example(layers.QuantConv2d, lambda: nn.Conv2d(8, 12, 3, stride=2, padding=1)),
     Example(layers.QuantConv2d, lambda: nn.Conv2d(8, 8, 3, groups=8, bias=False)),
+    *_convolutions(),
     *_same_convolutions(),
     Example(layers.QuantLinear, lambda: nn.Linear(16, 5), TOKENS),
     Example(layers.QuantLinear, lambda: nn.Linear(11, 5, bias=False)),
@@ -137,7 +225,13 @@ EXAMPLES = [
     Example(layers.QuantAttention, lambda: timm_layers.Attention(16, 4, qkv_bias=True), TOKENS),
     Example(layers.QuantLayerScale, lambda: timm_layers.LayerScale(16, 0.1), TOKENS),
     Example(layers.QuantLayerScale2d, lambda: timm_layers.LayerScale2d(8, 0.1)),
+    Example(layers.QuantLayerScale2d, lambda: fastvit.LayerScale2d(8, 0.1)),
+    Example(layers.QuantScale, lambda: metaformer.Scale(8)),
+    Example(layers.QuantScale, lambda: metaformer.Scale(16, use_nchw=False), TOKENS),
+    Example(layers.QuantAffine, lambda: mlp_mixer.Affine(16), TOKENS),
 ]
+#: Layers that take or give several tensors, with tests of their own.
+SEVERAL = {layers.QuantMultiheadAttention, layers.QuantLSTM, layers.QuantGRU}
 NAMES = [f"{i}-{example.layer.__name__}" for i, example in enumerate(EXAMPLES)]
 IMAGES = {name: e for name, e in zip(NAMES, EXAMPLES, strict=True) if len(e.shape) == 4}
 every_example = pytest.mark.parametrize("example", EXAMPLES, ids=NAMES)
@@ -155,7 +249,7 @@ def build(example: Example) -> nn.Module:
 
 
 def test_every_layer_has_an_example() -> None:
-    assert {example.layer for example in EXAMPLES} == set(layers.LAYERS)
+    assert {example.layer for example in EXAMPLES} == set(layers.LAYERS) - SEVERAL
 
 
 def test_the_hook_registers_every_layer() -> None:
