@@ -272,3 +272,58 @@ def test_rounding_that_returns_another_shape_is_an_error_not_a_pass() -> None:
     result = replace(quantized(THIRDS, TENSOR, normal(4, 8)), format=scalar)
     with pytest.raises(FormatError, match=r"scalar returned \(\) for \(4, 8\)"):
         check_grid(result)
+
+
+@pytest.mark.parametrize("format", FORMATS, ids=NAME_OF)
+def test_neighbours_are_the_legal_values_on_either_side(format: Format) -> None:
+    x = normal(5, 8)
+    result = quantized(format, TENSOR, x)
+    scale = float(result.scale)
+    zero_point = 0.0 if result.zero_point is None else float(result.zero_point)
+    low, high = format.values[1], format.values[2]
+    wrong = (low + 0.4 * (high - low) - zero_point) * scale
+    (found,) = check_grid(planted(result, (3, 2), wrong), x).examples
+    assert found.below == pytest.approx((low - zero_point) * scale, rel=1e-6)
+    assert found.above == pytest.approx((high - zero_point) * scale, rel=1e-6)
+
+
+def test_neighbours_beyond_the_largest_value_and_of_nan() -> None:
+    x = normal(4, 4)
+    result = quantized(INT8, TENSOR, x)
+    top = 127 * float(result.scale)
+    (found,) = check_grid(planted(result, (0, 0), 2 * top), x).examples
+    assert (found.below, found.above) == (pytest.approx(top), None)
+    (found,) = check_grid(planted(result, (0, 0), -2 * top), x).examples
+    assert (found.below, found.above) == (None, pytest.approx(-top))
+    (found,) = check_grid(planted(result, (0, 0), math.nan), x).examples
+    assert (found.below, found.above) == (None, None)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16, torch.float64])
+@pytest.mark.parametrize("steps", [1, 2, 3])
+def test_tolerance_counts_units_in_the_last_place(steps: int, dtype: torch.dtype) -> None:
+    x = normal(3, 8).to(dtype)
+    result = quantized(INT8, CHUNK, x)
+    index = (1, int(x[1].abs().argmax()))
+    bits = {2: torch.int16, 4: torch.int32, 8: torch.int64}[x.element_size()]
+    values = result.values.clone()
+    values[index] = (values[index].view(bits) + steps).view(dtype)
+    moved = replace(result, values=values)
+    assert check_grid(moved, x).violations == 1
+    assert check_grid(moved, x, ulps=steps).compliant
+    assert check_grid(moved, x, ulps=steps - 1).compliant == (steps == 0)
+
+
+@pytest.mark.parametrize("factor", [-1.0, 0.0, math.inf, math.nan])
+def test_a_scale_that_is_none_is_found(factor: float) -> None:
+    result = quantized(INT8, CHUNK, normal(2, 8))
+    scale = result.scale.clone()
+    scale[1, 0] *= factor
+    assert check_grid(replace(result, scale=scale)).violations == 4
+
+
+@pytest.mark.parametrize("zero_point", [3.5, 300.0, -1.0, math.nan])
+def test_a_zero_point_that_is_no_integer_of_the_format_is_found(zero_point: float) -> None:
+    result = quantized(UINT8, TENSOR, normal(2, 8))
+    spoilt = replace(result, zero_point=torch.full_like(result.scale, zero_point))
+    assert check_grid(spoilt).violations == 16
