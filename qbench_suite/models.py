@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from torch import nn
+    from PIL.Image import Image
+    from torch import Tensor, nn
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,6 +33,11 @@ class ModelEntry:
     mean: tuple[float, ...] = (0.0,)
     #: Standard deviation of each input channel, in pixels 0…1.
     std: tuple[float, ...] = (1.0,)
+    #: Makes the transform from a PIL image to the model's input, normalised, as published with its
+    #: weights; None for a plain resize. Datasets of tensors are resized and normalised in any case.
+    transform: Callable[[], Callable[[Image], Tensor]] | None = None
+    #: The transform in words, for instance ``resize 248 bicubic, center crop 224``.
+    preprocessing: str = ""
     #: One line for ``qbench list models``.
     description: str = ""
     #: Whether the default grid holds it.

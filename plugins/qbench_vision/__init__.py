@@ -5,11 +5,16 @@ Models:
     timm:<model>+pretrained   the same with published weights; <model> may carry timm's tag
     timm:<model>@<file>       the same with the weights of a checkpoint, loaded strictly
     torchvision:<model>…      likewise, the classification models of torchvision
+    cifar:<model>…            ResNets for CIFAR, random weights or those of a checkpoint
     <folder>/<model>.pth      a checkpoint named after its timm architecture
 
 Datasets:
-    cifar10                   CIFAR-10
+    cifar10, cifar100         CIFAR
+    imagenette…               ten classes of ImageNet, in three sizes
+    tiny-imagenet             200 classes of ImageNet
+    imagenet-val              the validation images of ImageNet, from a folder
     folder:<path>             the images of a folder
+    npz:<path>                images and labels in a NumPy archive
 """
 
 from __future__ import annotations
@@ -19,16 +24,16 @@ from collections.abc import Callable
 from importlib import metadata
 from typing import TYPE_CHECKING, Any
 
-from qbench_suite import DatasetEntry, Family, ModelEntry, hookimpl
+from qbench_suite import Family, ModelEntry, hookimpl
+from qbench_vision.datasets import entries
 
 if TYPE_CHECKING:
-    from torch import Tensor
-    from torch.utils.data import Dataset
+    from qbench_suite import DatasetEntry
 
 
 @hookimpl
 def qbench_register_models(register: Callable[[ModelEntry | Family[ModelEntry]], None]) -> None:
-    """Register the models of timm and of torchvision, and checkpoint files."""
+    """Register the models of timm and of torchvision, ResNets for CIFAR, and checkpoint files."""
     for source, make in (("timm", _timm), ("torchvision", _torchvision)):
         model = rf"{source}:(?P<model>[^@+/]+)"
         register(Family(f"{source}:<model>", model, make))
@@ -36,6 +41,8 @@ def qbench_register_models(register: Callable[[ModelEntry | Family[ModelEntry]],
             Family(f"{source}:<model>+pretrained", rf"{model}(?P<published>\+pretrained)", make)
         )
         register(Family(f"{source}:<model>@<file>", rf"{model}@(?P<file>.+)", make))
+    for name, file in (("", ""), ("@<file>", r"@(?P<file>.+)")):
+        register(Family(f"cifar:<model>{name}", rf"cifar:(?P<model>[^@+/]+){file}", _cifar_resnet))
     # No colon: whatever has one is the name of some family, of this plugin or another.
     file = r"(?P<file>[^:]+\.(?:safetensors|pth|pt|bin))"
     register(Family("<folder>/<model>.<safetensors|pth|pt|bin>", file, _timm))
@@ -45,16 +52,9 @@ def qbench_register_models(register: Callable[[ModelEntry | Family[ModelEntry]],
 def qbench_register_datasets(
     register: Callable[[DatasetEntry | Family[DatasetEntry]], None],
 ) -> None:
-    """Register ``cifar10`` and the folders."""
-    register(
-        DatasetEntry(
-            name="cifar10",
-            load=_cifar10,
-            num_classes=10,
-            description="CIFAR-10: 32x32 colour photographs, 50,000 to train and 10,000 to test",
-        )
-    )
-    register(Family("folder:<path>", r"folder:(?P<path>.+)", _folder))
+    """Register the datasets; ``entries`` lists them."""
+    for entry in entries():
+        register(entry)
 
 
 @hookimpl
@@ -79,13 +79,7 @@ def _torchvision(match: re.Match[str]) -> ModelEntry:
     return entry(match)
 
 
-def _folder(match: re.Match[str]) -> DatasetEntry:
-    from qbench_vision.folders import entry
+def _cifar_resnet(match: re.Match[str]) -> ModelEntry:
+    from qbench_vision.cifar_resnets import entry
 
     return entry(match)
-
-
-def _cifar10(split: str) -> Dataset[tuple[Tensor, int]]:
-    from qbench_vision.cifar import load
-
-    return load(split)

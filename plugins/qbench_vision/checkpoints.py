@@ -36,11 +36,7 @@ def read_checkpoint(path: Path) -> dict[str, Tensor]:
         ModelError: the file is missing, unreadable, or holds no tensors; or it is a pickle that
             wants code to run, which is refused.
     """
-    if not path.is_file():
-        raise ModelError(
-            f"A checkpoint is a file; {str(path)!r} is not. Check the path; published weights are "
-            "asked for as timm:<model>+pretrained."
-        )
+    check_file(path)
     payload = _parse(path) if path.suffix == ".safetensors" else _unpickle(path)
     tensors = _state_dict(payload)
     if not tensors:
@@ -49,6 +45,16 @@ def read_checkpoint(path: Path) -> dict[str, Tensor]:
             f"{path} holds {_outline(payload)}. Save model.state_dict()."
         )
     return _unwrapped(tensors)
+
+
+def check_file(path: Path) -> None:
+    """Raise ``ModelError`` where there is no file at ``path``."""
+    if not path.is_file():
+        found = "is a folder" if path.is_dir() else "does not exist"
+        raise ModelError(
+            f"A checkpoint is a file; {str(path)!r} {found}. Check the path; published weights are "
+            "asked for as timm:<model>+pretrained."
+        )
 
 
 def load_strictly(model: nn.Module, tensors: Mapping[str, Tensor], what: str) -> None:

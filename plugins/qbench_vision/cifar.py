@@ -1,43 +1,68 @@
-"""``cifar10``: the real dataset, as torchvision loads it."""
+"""``cifar10`` and ``cifar100``: the real datasets, as torchvision loads them.
+
+Source: A. Krizhevsky, "Learning Multiple Layers of Features from Tiny Images", 2009.
+"""
 
 from __future__ import annotations
 
-import os
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from torchvision.datasets import CIFAR10
+from torchvision.datasets import CIFAR10, CIFAR100
 from torchvision.transforms import ToTensor
 
-from qbench_suite import DatasetError
+from qbench_vision.fetch import Archive, fetch
+from qbench_vision.storage import absent, data_folder, preparing
 
 if TYPE_CHECKING:
+    from PIL.Image import Image
     from torch import Tensor
     from torch.utils.data import Dataset
 
-
-def data_folder() -> Path:
-    """Return the folder of downloaded datasets: ``$QBENCH_DATA``, or ``~/.cache/qbench/data``."""
-    return Path(os.environ.get("QBENCH_DATA") or "~/.cache/qbench/data").expanduser()
+#: Name of the dataset → torchvision's class of it.
+CLASSES: dict[str, Any] = {"cifar10": CIFAR10, "cifar100": CIFAR100}
 
 
-def load(split: str) -> Dataset[tuple[Tensor, int]]:
-    """Return a split of CIFAR-10, downloaded where it is absent; images are (3, 32, 32) in 0…1.
+def location(name: str) -> Path:
+    """Return the folder of ``name`` once it is prepared."""
+    return data_folder() / str(CLASSES[name].base_folder)
 
-    The files' checksums are verified each time.
+
+def prepare(name: str) -> Path:
+    """Download and unpack ``name``; what is there already and whole is left as it is.
 
     Raises:
-        DatasetError: it is absent or damaged, and cannot be downloaded.
+        DatasetError: it cannot be downloaded, verified or written.
     """
-    root = data_folder()
-    try:
-        dataset: Dataset[tuple[Tensor, int]] = CIFAR10(
-            root, train=split == "train", transform=ToTensor(), download=True
-        )
-    except (OSError, RuntimeError) as error:
-        raise DatasetError(
-            f"cifar10 lies whole in {root / CIFAR10.base_folder}, or is downloaded there; it does not, "
-            f"and the download failed ({type(error).__name__}: {error}). Unpack {CIFAR10.url} in "
-            f"{root}, or set QBENCH_DATA to the folder that holds {CIFAR10.base_folder}."
-        ) from error
+    cifar = CLASSES[name]
+    with preparing(name) as root:
+        try:
+            cifar(root)
+        except RuntimeError:  # what torchvision raises for missing files and for wrong checksums
+            fetch(Archive(cifar.url, cifar.tgz_md5), root)
+            cifar(root, download=True)
+    return location(name)
+
+
+def load(name: str, split: str) -> Dataset[tuple[Tensor, int]]:
+    """Return a split as tensors, (3, 32, 32) in 0…1; the files' checksums are verified each time.
+
+    Raises:
+        DatasetError: it is absent or damaged.
+    """
+    dataset: Dataset[tuple[Tensor, int]] = _load(name, split, ToTensor())
     return dataset
+
+
+def load_images(name: str, split: str) -> Dataset[tuple[Image, int]]:
+    """Return a split as PIL images; raises ``DatasetError`` as ``load`` does."""
+    dataset: Dataset[tuple[Image, int]] = _load(name, split, None)
+    return dataset
+
+
+def _load(name: str, split: str, transform: Callable[[Image], Tensor] | None) -> Any:
+    try:
+        return CLASSES[name](data_folder(), train=split == "train", transform=transform)
+    except (OSError, RuntimeError) as error:
+        raise absent(name, location(name)) from error

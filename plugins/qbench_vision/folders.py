@@ -1,71 +1,39 @@
-"""``folder:<path>``: the images of a folder as a dataset."""
+"""Image files as a dataset; ``folder:<path>``: those of a folder."""
 
 from __future__ import annotations
 
 import re
-import warnings
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import Generic, TypeVar
 
-from torch import Tensor
 from torch.utils.data import Dataset
 
-from qbench_suite import DatasetEntry, DatasetError
-from qbench_vision.images import UNREADABLE, read_image
+from qbench_suite import DatasetEntry
+from qbench_vision.images import open_image, read_image
 from qbench_vision.layouts import Listing, class_names, has_table, list_images
 
-#: How many unreadable images a folder may hold.
-LIMIT = 10
+T = TypeVar("T")
 
 
-class Folder(Dataset[tuple[Tensor, int]]):
-    """Images read when asked for: ``(image, label)`` with image (3, side, side) in 0…1.
-
-    For an unreadable image the next readable one stands in, with its own label, so that an index
-    means the same whatever was read before; a warning names the file.
+class Folder(Dataset[tuple[T, int]], Generic[T]):
+    """Images of a listing, read when asked for: ``(image, label)``, the image as ``read`` gives it.
 
     Raises:
-        DatasetError: on reading, where more than ``LIMIT`` images are unreadable, or all.
+        BrokenImageError: on reading an image that is not whole.
     """
 
-    def __init__(self, listing: Listing) -> None:
+    def __init__(self, listing: Listing, read: Callable[[Path], T]) -> None:
         self._listing = listing
-        self._unreadable: dict[Path, str] = {}
+        self._read = read
 
     def __len__(self) -> int:
         return len(self._listing.paths)
 
-    def __getitem__(self, index: int) -> tuple[Tensor, int]:
-        if not -len(self) <= index < len(self):
-            raise IndexError(index)
-        for step in range(len(self)):
-            at = (index + step) % len(self)
-            image = self._read(self._listing.paths[at])
-            if image is not None:
-                return image, self._listing.labels[at]
-        raise self._too_many()
-
-    def _read(self, path: Path) -> Tensor | None:
-        if path in self._unreadable:
-            return None
-        try:
-            return read_image(path)
-        except UNREADABLE as error:
-            self._unreadable[path] = f"{path} ({type(error).__name__}: {error})"
-            if len(self._unreadable) > LIMIT:
-                raise self._too_many() from error
-            warnings.warn(
-                f"skipped an unreadable image: {self._unreadable[path]}",
-                RuntimeWarning,
-                stacklevel=3,
-            )
-            return None
-
-    def _too_many(self) -> DatasetError:
-        return DatasetError(
-            f"At most {LIMIT} images of a folder are unreadable, and not all; of {len(self)}, these "
-            f"are: {'; '.join(self._unreadable.values())}. Replace or delete them."
-        )
+    def __getitem__(self, index: int) -> tuple[T, int]:
+        path, label = self._listing.paths[index], self._listing.labels[index]
+        return self._read(path), label
 
 
 def entry(match: re.Match[str]) -> DatasetEntry:
@@ -75,16 +43,16 @@ def entry(match: re.Match[str]) -> DatasetEntry:
         DatasetError: there is no such folder, or its table of labels is wrong.
     """
     root = Path(match["path"]).expanduser()
+    listed = partial(list_images, root)
     return DatasetEntry(
         name=match[0],
-        load=partial(_load, root),
+        load=lambda split: Folder(listed(split), read_image),
+        load_images=lambda split: Folder(listed(split), open_image),
         num_classes=_num_classes(root),
+        sparse_labels=has_table(root),
+        location=lambda: root,
         description=f"the images of {root}",
     )
-
-
-def _load(root: Path, split: str) -> Folder:
-    return Folder(list_images(root, split))
 
 
 def _num_classes(root: Path) -> int:

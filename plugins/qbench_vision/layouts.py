@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Sequence
+import os
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,6 +19,9 @@ HELD_OUT = ("val", "test")
 TABLE = "labels.csv"
 #: The label of images without one.
 UNLABELLED = -1
+#: The greatest label.
+MAX_LABEL = 2**31 - 1
+_LABELS = f"a label is an integer from 0 to {MAX_LABEL}, or {UNLABELLED} for an image without one"
 
 
 @dataclass(frozen=True)
@@ -41,7 +46,9 @@ def class_names(root: Path) -> list[str]:
 def list_images(root: Path, split: str) -> Listing:
     """Return the images of ``split`` (``"train"`` or ``"test"``), sorted, with their labels.
 
-    Labels come from ``labels.csv``, else from subfolders, one a class, else there are none.
+    Labels come from ``labels.csv``, else from subfolders, one a class, else there are none. The table
+    is in UTF-8, with or without a byte order mark; its files lie within the folder of the images, its
+    labels are 0 … 2³¹ − 1, or −1 for an image without one, and a file that it names twice has one.
 
     Raises:
         DatasetError: ``root`` is no folder, or holds no such split, no images, or a wrong table.
@@ -49,18 +56,23 @@ def list_images(root: Path, split: str) -> Listing:
     if has_table(root):
         return _tabled(root)
     folder = _split_folder(root, split)
-    labels = {name: label for label, name in enumerate(class_names(root))}
-    samples = (
-        make_dataset(folder, labels, extensions=IMG_EXTENSIONS, allow_empty=True) if labels else []
-    )
-    if not samples:
+    listing = list_classes(folder, {name: at for at, name in enumerate(class_names(root))})
+    if not listing.paths:
         flat = sorted(p for p in folder.iterdir() if p.suffix.lower() in IMG_EXTENSIONS)
-        samples = [(str(path), UNLABELLED) for path in flat]
-    if not samples:
+        listing = Listing(tuple(flat), (UNLABELLED,) * len(flat))
+    if not listing.paths:
         raise DatasetError(
             f"A folder dataset holds images, in one subfolder a class or all in the folder; {folder} "
             f"holds no file that ends in {', '.join(IMG_EXTENSIONS)}. Check the path."
         )
+    return listing
+
+
+def list_classes(folder: Path, labels: Mapping[str, int]) -> Listing:
+    """Return the images in subfolders of ``folder`` that ``labels`` names, sorted; it may be empty."""
+    if not labels:
+        return Listing((), ())
+    samples = make_dataset(folder, dict(labels), extensions=IMG_EXTENSIONS, allow_empty=True)
     return Listing(tuple(Path(path) for path, _ in samples), tuple(label for _, label in samples))
 
 
@@ -100,17 +112,52 @@ def _classes(folder: Path) -> Sequence[str]:
 
 
 def _tabled(root: Path) -> Listing:
+    """The images of the table, in its order."""
     images = root / "images" if (root / "images").is_dir() else root
+    table = root / TABLE
+    labels: dict[str, int] = {}
+    listed: list[tuple[Path, int]] = []
     try:
-        with (root / TABLE).open(newline="", encoding="utf-8") as file:
-            rows = [(images / row["file"], int(row["label"])) for row in csv.DictReader(file)]
-    except (KeyError, TypeError, ValueError) as error:
-        raise DatasetError(
-            f"{TABLE} has the columns file and label, and labels are integers; {root / TABLE} does "
-            f"not ({type(error).__name__}: {error}). Mend the table."
-        ) from error
-    if not rows:
-        raise DatasetError(
-            f"{TABLE} names images; {root / TABLE} names none. Fill it or delete it."
-        )
-    return Listing(tuple(path for path, _ in rows), tuple(label for _, label in rows))
+        # A spreadsheet writes a byte order mark, which would belong to the first heading.
+        with table.open(newline="", encoding="utf-8-sig") as file:
+            reader = csv.DictReader(file)
+            _check_headings(table, reader.fieldnames or ())
+            for row in reader:
+                where = f"{table}, line {reader.line_num}"
+                name, label = _file(where, row["file"]), _label(where, row["label"])
+                if labels.setdefault(name, label) != label:
+                    raise _mistake(
+                        where, "a file has one label", f"{label} for {name}, {labels[name]} before"
+                    )
+                listed.append((images / name, label))
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise _mistake(str(table), "it is CSV in UTF-8", str(error)) from error
+    if not listed:
+        raise DatasetError(f"{TABLE} names images; {table} names none. Fill it or delete it.")
+    return Listing(tuple(path for path, _ in listed), tuple(label for _, label in listed))
+
+
+def _check_headings(table: Path, found: Sequence[str]) -> None:
+    if not {"file", "label"} <= set(found):
+        headings = ", ".join(map(repr, found)) or "no headings"
+        raise _mistake(f"{table}, line 1", "columns are file and label", headings)
+
+
+def _file(where: str, cell: str | None) -> str:
+    """The path of an image below the folder of the images, in one spelling."""
+    path = Path(os.path.normpath(cell or ""))
+    if not path.parts or path.is_absolute() or path.parts[0] == os.pardir:
+        raise _mistake(where, "a file is named by its path within the folder of images", repr(cell))
+    return str(path)
+
+
+def _label(where: str, cell: str | None) -> int:
+    if cell is None or not re.fullmatch(r"\s*[+-]?[0-9]{1,10}\s*", cell):
+        raise _mistake(where, _LABELS, repr(cell))
+    if not UNLABELLED <= int(cell) <= MAX_LABEL:
+        raise _mistake(where, _LABELS, repr(cell))
+    return int(cell)
+
+
+def _mistake(where: str, invariant: str, received: str) -> DatasetError:
+    return DatasetError(f"{where}: {invariant}; got {received}. Mend the table.")

@@ -6,15 +6,17 @@ import re
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import timm
+from timm.data.config import resolve_data_config
 from timm.models import get_pretrained_cfg, is_model, split_model_name_tag
 from torch import Tensor, nn
 
 from qbench_suite import ModelEntry, ModelError
-from qbench_vision.checkpoints import load_strictly, read_checkpoint
+from qbench_vision.checkpoints import check_file, load_strictly, read_checkpoint
 from qbench_vision.names import nearest
+from qbench_vision.preprocessing import of_timm
 from qbench_vision.seeding import fixed_weights, open_branches
 
 if TYPE_CHECKING:
@@ -32,6 +34,8 @@ def entry(match: re.Match[str]) -> ModelEntry:
     """
     groups = match.groupdict()
     file = Path(groups["file"]).expanduser() if groups.get("file") else None
+    if file:
+        check_file(file)
     model = groups["model"] if "model" in groups else _named_by(Path(groups["file"]))
     config = _config(model)
     if file:
@@ -64,14 +68,22 @@ def _entry(
     num_classes: int | None = None,
     in_chans: int | None = None,
 ) -> ModelEntry:
-    channels = config.input_size[0] if in_chans is None else in_chans
+    resolve: Any = resolve_data_config
+    data = resolve(pretrained_cfg=cast(Any, config).to_dict())
+    channels = data["input_size"][0] if in_chans is None else in_chans
+    data["input_size"] = (channels, *data["input_size"][1:])
+    data |= {key: _each(data[key], channels) for key in ("mean", "std")}
+    # No image has other channels than these.
+    transform, preprocessing = of_timm(data) if channels in (1, 3) else (None, "")
     return ModelEntry(
         name=called,
         build=build,
-        input_size=(channels, *config.input_size[1:]),
+        input_size=data["input_size"],
         num_classes=config.num_classes if num_classes is None else num_classes,
-        mean=_each(config.mean, channels),
-        std=_each(config.std, channels),
+        mean=data["mean"],
+        std=data["std"],
+        transform=transform,
+        preprocessing=preprocessing,
         description=description,
     )
 

@@ -13,8 +13,9 @@ from torch import Tensor, nn
 from torchvision import models
 
 from qbench_suite import ModelEntry, ModelError
-from qbench_vision.checkpoints import load_strictly, read_checkpoint
+from qbench_vision.checkpoints import check_file, load_strictly, read_checkpoint
 from qbench_vision.names import nearest
+from qbench_vision.preprocessing import of_torchvision
 from qbench_vision.seeding import fixed_weights
 
 #: Models with heads that only training uses; they are left out, as no inference reaches them.
@@ -26,7 +27,8 @@ HEAD = re.compile(r"(fc|head|heads\.head|classifier(\.\d)?)\.weight")
 def entry(match: re.Match[str]) -> ModelEntry:
     """Return the entry of a name; its groups are ``model``, and ``published`` or ``file`` or neither.
 
-    Size, mean and standard deviation of the input are those of the default weights' transforms.
+    Preprocessing is that of the published weights, where these are asked for or the file is called
+    like theirs; else the usual one of ImageNet at the size of the model's published weights.
     Nothing is built; of a file, the shapes are read: they tell the classes.
 
     Raises:
@@ -34,24 +36,31 @@ def entry(match: re.Match[str]) -> ModelEntry:
     """
     groups = match.groupdict()
     model = groups["model"]
+    if groups.get("file"):
+        check_file(Path(groups["file"]).expanduser())
     weights = _weights(model)
     num_classes = len(weights.meta["categories"])
     build, description = partial(_random, model), "random weights"
+    preset = _usual(weights.transforms())
     if groups.get("published"):
         build, description = partial(_published, model), "published weights"
+        preset = weights.transforms()
     elif groups.get("file"):
         file = Path(groups["file"]).expanduser()
         num_classes = _num_classes(read_checkpoint(file), num_classes)
         build = partial(_from_file, model, file, num_classes)
         description = f"weights of {file.name}"
-    transforms = weights.transforms()
+        preset = _preset_of_file(model, file) or preset
+    transform, preprocessing = of_torchvision(preset)
     return ModelEntry(
         name=match[0],
         build=build,
-        input_size=(3, *transforms.crop_size * 2),
+        input_size=(3, *preset.crop_size * 2),
         num_classes=num_classes,
-        mean=tuple(transforms.mean),
-        std=tuple(transforms.std),
+        mean=tuple(preset.mean),
+        std=tuple(preset.std),
+        transform=transform,
+        preprocessing=preprocessing,
         description=f"torchvision {model}, {description}",
     )
 
@@ -64,6 +73,20 @@ def _weights(model: str) -> Any:
             f"{nearest(model, known)}"
         )
     return models.get_model_weights(model).DEFAULT
+
+
+def _usual(published: Any) -> Any:
+    """The preset that resizes to 8/7 of the crop of the ``published`` one: 256 for 224."""
+    crop = published.crop_size[0]
+    return type(published)(crop_size=crop, resize_size=round(crop * 8 / 7))
+
+
+def _preset_of_file(model: str, file: Path) -> Any:
+    """The preset of the published weights whose file is called so; None where there are none."""
+    for weights in models.get_model_weights(model):
+        if weights.url.rpartition("/")[2] == file.name:
+            return weights.transforms()
+    return None
 
 
 def _random(model: str) -> nn.Module:

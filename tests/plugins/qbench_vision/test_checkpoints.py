@@ -151,10 +151,12 @@ def test_files_without_tensors(tmp_path: Path, content: object, held: str) -> No
         read_checkpoint(tmp_path / "x.pth")
 
 
-@pytest.mark.parametrize("name", ["absent.pth", ".", "pretrained"])
-def test_missing_files(tmp_path: Path, name: str) -> None:
+@pytest.mark.parametrize(
+    ("name", "found"), [("absent.pth", "does not exist"), (".", "is a folder")]
+)
+def test_missing_files(tmp_path: Path, name: str, found: str) -> None:
     with pytest.raises(
-        ModelError, match=r"A checkpoint is a file; .* Check the path; .*\+pretrained"
+        ModelError, match=rf"A checkpoint is a file; .* {found}. Check the path; .*\+pretrained"
     ):
         read_checkpoint(tmp_path / name)
 

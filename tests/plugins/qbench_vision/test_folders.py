@@ -5,18 +5,15 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from PIL import Image
 
-from qbench_suite import DatasetError
+from qbench_suite import BrokenImageError, DatasetError
 from qbench_suite.datasets import DatasetEntry
 from qbench_suite.engine.inputs import reference_images
 from qbench_suite.manager import Manager
 from qbench_suite.models import ModelEntry
-from qbench_vision.folders import LIMIT
-from qbench_vision.images import read_image
 
 REAL = Path(__file__).parents[4] / "shared" / "data" / "imagenet_val1300"
 
@@ -118,15 +115,39 @@ def test_table_of_labels(manager: Manager, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("table", "message"),
     [
-        ("name,label\na.png,1\n", "KeyError: 'file'"),
-        ("file,label\na.png,cat\n", "ValueError: invalid literal"),
-        ("file,label\na.png\n", "TypeError"),
+        ("name,label\na.png,1\n", "line 1: columns are file and label; got 'name', 'label'"),
+        ("file;label\na.png;1\n", "line 1: columns are file and label; got 'file;label'"),
+        ("", "line 1: columns are file and label; got no headings"),
+        ("file,label\na.png,cat\n", "line 2: a label is an integer .* got 'cat'"),
+        ("file,label\na.png,1.0\n", "line 2: a label is an integer .* got '1.0'"),
+        ("file,label\na.png,1_0\n", "line 2: a label is an integer .* got '1_0'"),
+        ("file,label\na.png,-2\n", "line 2: a label is an integer .* got '-2'"),
+        ("file,label\na.png,2147483648\n", "from 0 to 2147483647, .* got '2147483648'"),
+        ("file,label\na.png\n", "line 2: a label is an integer .* got None"),
+        ("file,label\n,1\n", "line 2: a file is named by its path within .* got ''"),
+        ("file,label\n\na.png,1\n/a.png,1\n", "line 4: a file is named .* got '/a.png'"),
+        ("file,label\nb/../../a.png,1\n", "line 2: a file is named .* got 'b/../../a.png'"),
+        ("file,label\na.png,1\n./a.png,2\n", "line 3: a file has one label; got 2 for a.png, 1"),
         ("file,label\n", "names none"),
     ],
 )
 def test_wrong_table(manager: Manager, tmp_path: Path, table: str, message: str) -> None:
     (tmp_path / "labels.csv").write_text(table)
     with pytest.raises(DatasetError, match=message):
+        open_folder(manager, tmp_path)
+
+
+def test_table_of_a_spreadsheet(manager: Manager, tmp_path: Path) -> None:
+    for name in ("a", "b", "..c"):
+        write(tmp_path / f"{name}.png")
+    table = "file,label\r\na.png,2147483647\r\nb.png,-1\r\n..c.png,0\r\na.png,2147483647\r\n"
+    (tmp_path / "labels.csv").write_bytes(b"\xef\xbb\xbf" + table.encode())
+    assert labels(open_folder(manager, tmp_path)) == [2**31 - 1, -1, 0, 2**31 - 1]
+
+
+def test_table_that_is_not_utf8(manager: Manager, tmp_path: Path) -> None:
+    (tmp_path / "labels.csv").write_bytes("file,label\nä.png,1\n".encode("latin-1"))
+    with pytest.raises(DatasetError, match=r"it is CSV in UTF-8; got .* Mend the table"):
         open_folder(manager, tmp_path)
 
 
@@ -142,68 +163,46 @@ def test_empty_folder(manager: Manager, tmp_path: Path) -> None:
         open_folder(manager, tmp_path).load("test")
 
 
-def test_unreadable_image_is_named_and_passed_over(manager: Manager, tmp_path: Path) -> None:
+def test_broken_image_is_named(manager: Manager, tmp_path: Path) -> None:
     write(tmp_path / "a.png", 0)
     (tmp_path / "b.png").write_bytes(b"no image")
     write(tmp_path / "c.png", 255)
-    cut = write(tmp_path / "d.png", size=(200, 200))
-    cut.write_bytes(cut.read_bytes()[:60])
-    dataset: Any = open_folder(manager, tmp_path).load("test")
-    assert len(dataset) == 4
-    with pytest.warns(
-        RuntimeWarning, match=r"skipped an unreadable image: .*b\.png \(Unidentified"
-    ):
-        assert dataset[1][0].max() == 1
-    with pytest.warns(RuntimeWarning, match=r"d\.png"):
-        assert dataset[3][0].max() == 0
-    assert dataset[1][0].max() == 1
-    assert dataset[-4][0].max() == 0
-    with pytest.raises(IndexError):
-        dataset[4]
+    entry = open_folder(manager, tmp_path)
+    assert entry.load_images
+    for load in (entry.load, entry.load_images):
+        dataset: Any = load("test")
+        assert len(dataset) == 3
+        for _ in range(2):
+            with pytest.raises(
+                BrokenImageError, match=r"b\.png does not \(Unidentified.* Replace it"
+            ):
+                dataset[1]
+        assert dataset[2][1] == dataset[-1][1] == -1
+        with pytest.raises(IndexError):
+            dataset[3]
 
 
-@pytest.mark.filterwarnings("ignore:skipped")
-def test_folder_without_readable_images(manager: Manager, tmp_path: Path) -> None:
-    (tmp_path / "a.png").write_bytes(b"")
-    (tmp_path / "b.png").write_bytes(b"")
-    dataset: Any = open_folder(manager, tmp_path).load("test")
-    with pytest.raises(
-        DatasetError, match=r"of 2, these are: .*a\.png .*b\.png .*Replace or delete"
-    ):
-        dataset[0]
+def test_images_come_in_the_order_of_the_tensors(manager: Manager, tmp_path: Path) -> None:
+    for number, name in enumerate(("cat", "ant", "bee")):
+        write(tmp_path / name / "1.png", 50 * number)
+    entry = open_folder(manager, tmp_path)
+    assert entry.load_images
+    images: Any = entry.load_images("test")
+    tensors: Any = entry.load("test")
+    assert [label for _, label in images] == [label for _, label in tensors] == [0, 1, 2]
+    reds = [image.getpixel((0, 0))[0] for image, _ in images]
+    assert reds == [round(255 * float(tensor[0, 0, 0])) for tensor, _ in tensors] == [50, 100, 0]
 
 
-@pytest.mark.filterwarnings("ignore:skipped")
-def test_limit_of_unreadable_images(manager: Manager, tmp_path: Path) -> None:
-    for number in range(LIMIT + 1):
-        (tmp_path / f"{number:02}.png").write_bytes(b"")
-    write(tmp_path / "99.png")
-    dataset: Any = open_folder(manager, tmp_path).load("test")
-    assert dataset[1]
-    with pytest.raises(DatasetError, match=f"At most {LIMIT} images"):
-        dataset[0]
-
-
-def test_pixels_of_every_mode(tmp_path: Path) -> None:
-    gray = read_image(write(tmp_path / "l.png", 51, "L"))
-    assert torch.equal(gray, torch.full((3, 4, 4), 51 / 255))
-    clear = read_image(write(tmp_path / "rgba.png", 255, "RGBA"))
-    assert clear.shape == (3, 4, 4)
-    assert (clear[0] == 1).all()
-    palette = Image.new("RGB", (4, 6), (0, 255, 0)).convert("P")
-    palette.save(tmp_path / "p.png")
-    assert (read_image(tmp_path / "p.png")[1] == 1).all()
-    deep = np.full((5, 5), 32768, dtype=np.uint16)
-    Image.fromarray(deep).save(tmp_path / "deep.png")
-    expected = torch.full((3, 5, 5), 32768 / 65535)
-    torch.testing.assert_close(read_image(tmp_path / "deep.png"), expected)
-
-
-def test_the_middle_of_the_image_is_kept(tmp_path: Path) -> None:
-    pixels = np.zeros((2, 6, 3), dtype=np.uint8)
-    pixels[:, 2:4] = 255
-    Image.fromarray(pixels).save(tmp_path / "x.png")
-    assert torch.equal(read_image(tmp_path / "x.png"), torch.ones(3, 2, 2))
+def test_only_a_table_makes_labels_sparse(manager: Manager, tmp_path: Path) -> None:
+    write(tmp_path / "cat" / "1.png")
+    assert not open_folder(manager, tmp_path).sparse_labels
+    (tmp_path / "labels.csv").write_text("file,label\ncat/1.png,7\n")
+    entry = open_folder(manager, tmp_path)
+    assert entry.sparse_labels
+    assert entry.location
+    assert entry.location() == tmp_path
+    assert entry.prepare is None
 
 
 def test_engine_takes_its_inputs_from_a_folder(manager: Manager, tmp_path: Path) -> None:

@@ -34,6 +34,8 @@ def families_of(name: str) -> list[str]:
         ("torchvision:resnet18", "torchvision:<model>"),
         ("torchvision:resnet18+pretrained", "torchvision:<model>+pretrained"),
         ("torchvision:resnet18@x.safetensors", "torchvision:<model>@<file>"),
+        ("cifar:resnet20", "cifar:<model>"),
+        ("cifar:resnet20@/some/x.safetensors", "cifar:<model>@<file>"),
         ("/some/where/resnet18.safetensors", "<folder>/<model>.<safetensors|pth|pt|bin>"),
         ("resnet18.pth", "<folder>/<model>.<safetensors|pth|pt|bin>"),
     ],
@@ -57,6 +59,17 @@ def test_unknown_suffix_gets_the_families(manager: Manager) -> None:
 def test_selection_takes_names_without_wildcard(manager: Manager) -> None:
     names = "timm:test_vit,torchvision:resnet18"
     assert manager.models.select(names) == names.split(",")
+
+
+def test_every_dataset_is_got_by_one_command(manager: Manager) -> None:
+    names = ["cifar10", "cifar100", "imagenet-val", "imagenette", "imagenette-160"]
+    assert manager.datasets.names() == [*names, "imagenette-320", "tiny-imagenet"]
+    assert manager.datasets.families() == ["folder:<path>", "npz:<path>"]
+    for entry in manager.datasets:
+        assert entry.prepare
+        assert entry.location
+        assert entry.load_images
+        assert entry.description
 
 
 def test_registering_imports_no_heavy_library() -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import timm
 import torch
+from PIL import Image
 from safetensors.torch import save_file
 from torch import nn
 
@@ -162,11 +163,62 @@ def test_file_in_the_working_folder(
         assert manager.models.get(name).build() is not None
 
 
-def test_file_named_after_nothing_known(manager: Manager) -> None:
+def test_file_named_after_nothing_known(manager: Manager, tmp_path: Path) -> None:
+    (tmp_path / "best.pth").write_bytes(b"")
     with pytest.raises(
-        ModelError, match=r"'best.pth' is not. Pass timm:<model>@/x/best.pth or torch"
+        ModelError, match=rf"'best.pth' is not. Pass timm:<model>@{tmp_path}/best.pth or torch"
     ):
-        manager.models.get("/x/best.pth")
+        manager.models.get(str(tmp_path / "best.pth"))
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "/x/best.pth",
+        "/x/resnet18.pth",
+        "timm:resnet18@/x/best.pth",
+        "timm:resnt18@/x/best.pth",
+        "torchvision:resnet18@/x/best.pth",
+        "torchvision:resnt18@/x/best.pth",
+        "cifar:resnet20@/x/best.pth",
+        "cifar:resnet21@/x/best.pth",
+    ],
+)
+def test_missing_file_is_what_is_told(manager: Manager, name: str) -> None:
+    with pytest.raises(ModelError, match=r"'/x/\w+.pth' does not exist. Check the path") as error:
+        manager.models.get(name)
+    assert "Did you mean" not in str(error.value)
+
+
+def test_checkpoint_is_preprocessed_like_its_architecture(manager: Manager, tmp_path: Path) -> None:
+    file = tmp_path / "x.safetensors"
+    save_file(timm.create_model("test_vit").state_dict(), file)
+    entry = manager.models.get(f"timm:test_vit@{file}")
+    assert entry.preprocessing == manager.models.get("timm:test_vit").preprocessing
+    assert entry.preprocessing == (
+        "resize 168 bicubic, center crop 160, mean 0.5/0.5/0.5, std 0.5/0.5/0.5"
+    )
+    assert entry.transform
+    image = Image.effect_noise((300, 200), 80).convert("RGB")
+    assert entry.transform()(image).shape == entry.input_size
+
+
+def test_gray_checkpoint_gets_gray_images(manager: Manager, tmp_path: Path) -> None:
+    file = tmp_path / "mine.safetensors"
+    save_file(timm.create_model("test_resnet", in_chans=1).state_dict(), file)
+    entry = manager.models.get(f"timm:test_resnet@{file}")
+    assert entry.preprocessing.startswith("gray, resize ")
+    assert entry.preprocessing.endswith("mean 0.5, std 0.5")
+    assert entry.transform
+    found = entry.transform()(Image.new("RGB", (200, 200), (51, 51, 51)))
+    torch.testing.assert_close(found, torch.full((1, 160, 160), (0.2 - 0.5) / 0.5))
+
+
+def test_no_image_has_five_channels(manager: Manager, tmp_path: Path) -> None:
+    file = tmp_path / "mine.safetensors"
+    save_file(timm.create_model("test_resnet", in_chans=5).state_dict(), file)
+    entry = manager.models.get(f"timm:test_resnet@{file}")
+    assert (entry.transform, entry.preprocessing, entry.input_size[0]) == (None, "", 5)
 
 
 def test_foreign_file(manager: Manager, tmp_path: Path) -> None:

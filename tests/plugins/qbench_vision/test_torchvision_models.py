@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from PIL import Image
 from torchvision import models
 
 from qbench_suite import ModelError
@@ -120,6 +121,36 @@ def test_head_of_every_kind_of_model(model: str) -> None:
     with torch.device("meta"):
         tensors = models.get_model(model, num_classes=5).state_dict()
     assert tensors[max(filter(HEAD.fullmatch, tensors))].shape[0] == 5
+
+
+def test_published_weights_bring_their_preprocessing(manager: Manager) -> None:
+    usual = "center crop 224, mean 0.485/0.456/0.406, std 0.229/0.224/0.225"
+    published = manager.models.get("torchvision:resnet50+pretrained")
+    assert published.preprocessing == f"resize 232 bilinear, {usual}"
+    assert manager.models.get("torchvision:resnet50").preprocessing == (
+        f"resize 256 bilinear, {usual}"
+    )
+    assert published.transform
+    expected = models.ResNet50_Weights.IMAGENET1K_V2.transforms()
+    image = Image.effect_noise((300, 200), 80).convert("RGB")
+    assert torch.equal(published.transform()(image), expected(image))
+
+
+@pytest.mark.parametrize(
+    ("file", "resize"),
+    [("resnet50-0676ba61.pth", 256), ("resnet50-11ad3fa6.pth", 232), ("mine.pth", 256)],
+)
+def test_file_called_like_published_weights(
+    manager: Manager, tmp_path: Path, file: str, resize: int
+) -> None:
+    torch.save({"fc.weight": torch.zeros(1000, 2048)}, tmp_path / file)
+    entry = manager.models.get(f"torchvision:resnet50@{tmp_path / file}")
+    assert entry.preprocessing.startswith(f"resize {resize} bilinear, center crop 224, ")
+
+
+def test_size_other_than_224(manager: Manager) -> None:
+    entry = manager.models.get("torchvision:inception_v3")
+    assert entry.preprocessing.startswith("resize 342 bilinear, center crop 299, ")
 
 
 def test_foreign_file(manager: Manager, tmp_path: Path) -> None:
