@@ -1,7 +1,15 @@
 """The engine: loads models once, captures references, runs cases; knows nothing of pytest."""
 
 from qbench_suite.engine.engine import Engine
-from qbench_suite.engine.grid import FormatCase, LayerCase, QuantizerCase, Selection
+from qbench_suite.engine.grid import FormatCase, LayerCase, ModelCase, QuantizerCase, Selection
 from qbench_suite.engine.settings import Settings
 
-__all__ = ["Engine", "FormatCase", "LayerCase", "QuantizerCase", "Selection", "Settings"]
+__all__ = [
+    "Engine",
+    "FormatCase",
+    "LayerCase",
+    "ModelCase",
+    "QuantizerCase",
+    "Selection",
+    "Settings",
+]

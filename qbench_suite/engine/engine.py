@@ -5,35 +5,51 @@ from __future__ import annotations
 import functools
 import logging
 import time
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from qbench_suite.compliance import read_rules
+from qbench_suite.convert.policy import Policy, policy_named
+from qbench_suite.convert.resolve import check_policy
 from qbench_suite.engine.format_case import run_format_case
 from qbench_suite.engine.grid import (
     FormatCase,
     LayerCase,
+    ModelCase,
     QuantizerCase,
     Selection,
     format_cases,
     layer_cases,
+    model_cases,
     quantizer_cases,
 )
-from qbench_suite.engine.inputs import reference_images
+from qbench_suite.engine.halving import is_out_of_memory, out_of_memory
+from qbench_suite.engine.inputs import RANDOM, reference_images
 from qbench_suite.engine.layer_case import run_layer_case
+from qbench_suite.engine.model_case import run_model_case
 from qbench_suite.engine.pool import LoadedModel, ModelPool
 from qbench_suite.engine.quantizer_case import run_quantizer_case
 from qbench_suite.engine.references import ReferenceStore
 from qbench_suite.engine.settings import Settings
-from qbench_suite.errors import FormatError, ModeError, NameNotFoundError, QBenchError
+from qbench_suite.engine.subject import Subjects
+from qbench_suite.errors import (
+    ConversionError,
+    FormatError,
+    ModeError,
+    ModelError,
+    NameNotFoundError,
+    QBenchError,
+)
 from qbench_suite.layers import QuantModule, Role
 from qbench_suite.manager import Manager
-from qbench_suite.results import FormatRow, Gates, LayerRow, QuantizerRow, Row
+from qbench_suite.results import FormatRow, Gates, LayerRow, ModelRow, QuantizerRow, Row
 from qbench_suite.scaling import Quantizer, compiling
 from qbench_suite.timing import Timer
 
-Case = LayerCase | FormatCase | QuantizerCase
+Case = LayerCase | FormatCase | QuantizerCase | ModelCase
 _LOG = logging.getLogger("qbench_suite")
 
 
@@ -50,11 +66,13 @@ class Engine:
         half = self.settings.cache_bytes // 2
         self.pool = ModelPool(manager, half, self.device)
         self.references = ReferenceStore(half, self._images)
+        self.subjects = Subjects(self)
+        #: Told a model case's id, how many images are done, and how many there are.
+        self.progress: Callable[[str, int, int], None] = lambda *_: None
 
     def layer_cases(self, selection: Selection) -> list[LayerCase]:
         """The layer cases of the grid; raises for settings of theirs that name nothing registered."""
-        if self.settings.dataset not in (None, "random"):
-            self.manager.datasets.get(self.settings.dataset)
+        self._check_dataset()
         for spec in set(self.settings.roles.values()) - {"case"}:
             self._quantizer_of(spec)
         return layer_cases(selection, self.manager, self.pool)
@@ -67,6 +85,19 @@ class Engine:
         """The quantizer cases of the grid."""
         return quantizer_cases(selection, self.manager)
 
+    def model_cases(self, selection: Selection) -> list[ModelCase]:
+        """The model cases of the grid; raises for policies and rules that suit no model."""
+        self._check_dataset()
+        read_rules(self.settings.compliance)
+        return model_cases(selection, self.manager, lambda name: self.policy(name).formats)
+
+    @functools.cache
+    def policy(self, name: str) -> Policy:
+        """The policy called ``name``, or in that file; raises ``PolicyError`` for one that is wrong."""
+        policy = policy_named(name, self.manager)
+        check_policy(policy, self.manager)
+        return policy
+
     def run(self, case: Case, timer: Timer) -> Row:
         """Measure ``case``; the row says ``passed`` or ``failed`` (compliance or a gate).
 
@@ -77,21 +108,27 @@ class Engine:
         row = self._new_row(case)
         try:
             self._measure(case, row, timer)
-        except FormatError as error:
-            row.outcome = "error"
-            row.reason = f"{error} {case.format} is of {self.manager.formats.owner(case.format)}."
-        except QBenchError as error:
-            row.outcome, row.reason = "error", str(error)
         except Exception as error:
-            _LOG.debug("%s raised", case.id, exc_info=error)
-            row.outcome = "error"
-            row.reason = (
-                f"A case runs to its end; {case.id} raised {type(error).__name__}: {error}. Mend the "
-                f"plugin at fault, or exclude the case: {self.parties(case, row)}."
-            )
+            row.outcome, row.reason = "error", self._reason(case, row, error)
         row.compiled = not compiling.failures()
         row.seconds = time.perf_counter() - start
         return row
+
+    def _reason(self, case: Case, row: Row, error: Exception) -> str:
+        """Why ``case`` could not be measured."""
+        if is_out_of_memory(error):
+            return str(out_of_memory(case.id, error))
+        if isinstance(error, FormatError):
+            return f"{error} {self._owners_of_formats(case)}."
+        if isinstance(error, QBenchError):
+            cause, blamed = error.__cause__, isinstance(error, ConversionError | ModelError)
+            blames = blamed and cause is not None and not isinstance(cause, QBenchError)
+            return f"{error} What took part: {self.parties(case, row)}." if blames else str(error)
+        _LOG.debug("%s raised", case.id, exc_info=error)
+        return (
+            f"A case runs to its end; {case.id} raised {type(error).__name__}: {error}. Mend the "
+            f"plugin at fault, or exclude the case: {self.parties(case, row)}."
+        )
 
     def quantizers(self, case: LayerCase, layer: type[QuantModule]) -> dict[Role, Quantizer]:
         """The case's quantizer for each role of ``layer``, unless the settings name another."""
@@ -114,19 +151,27 @@ class Engine:
 
     def parties(self, case: Case, row: Row) -> str:
         """What took part in a case, each with its owner."""
-        owners = {case.format: self.manager.formats.owner(case.format)}
-        if not isinstance(case, FormatCase):
-            owners[case.mode] = self.manager.modes.owner(case.mode)
+        manager, named = self.manager, [self._owners_of_formats(case)]
+        if isinstance(case, LayerCase | QuantizerCase):
+            named.append(f"{case.mode} is of {manager.modes.owner(case.mode)}")
         if isinstance(row, LayerRow) and row.quant_type:
-            owners[row.quant_type] = self.manager.layers.owner(row.quant_type)
-        return ", ".join(f"{name} is of {owner}" for name, owner in owners.items())
+            named.append(f"{row.quant_type} is of {manager.layers.owner(row.quant_type)}")
+        if isinstance(case, ModelCase):
+            named.append(f"{case.policy} is of {manager.policies.owner(case.policy)}")
+            named.append(f"{case.model} is of {manager.models.owner(case.model)}")
+        return ", ".join(named)
+
+    def _owners_of_formats(self, case: Case) -> str:
+        names = case.formats if isinstance(case, ModelCase) else (case.format,)
+        return ", ".join(f"{name} is of {self.manager.formats.owner(name)}" for name in names)
 
     def _new_row(self, case: Case) -> Row:
-        owner = str(self.manager.formats.owner(case.format))
+        names = case.formats if isinstance(case, ModelCase) else (case.format,)
+        owners = dict.fromkeys(str(self.manager.formats.owner(name)) for name in names)
         common: dict[str, Any] = {
             "case": case.id,
-            "format": case.format,
-            "format_owner": owner,
+            "format": ";".join(names),
+            "format_owner": "; ".join(owners),
             "device": self.settings.device,
             "seed": self.settings.seed,
         }
@@ -137,6 +182,8 @@ class Engine:
                 return FormatRow(**common, distribution=case.distribution)
             case QuantizerCase():
                 return QuantizerRow(**common, mode=case.mode)
+            case ModelCase():
+                return ModelRow(**common, model=case.model, policy=case.policy)
 
     def _measure(self, case: Case, row: Row, timer: Timer) -> None:
         match case, row:
@@ -146,6 +193,8 @@ class Engine:
                 run_format_case(self, case, row, timer)
             case QuantizerCase(), QuantizerRow():
                 run_quantizer_case(self, case, row, timer)
+            case ModelCase(), ModelRow():
+                run_model_case(self, case, row, timer)
 
     def _quantizer_of(self, spec: str) -> Quantizer | None:
         if spec == "none":
@@ -161,6 +210,10 @@ class Engine:
     def dataset_of(self, model: LoadedModel) -> str:
         """The dataset that the model's reference input comes from."""
         return self.settings.dataset or model.entry.dataset
+
+    def _check_dataset(self) -> None:
+        if self.settings.dataset not in (None, RANDOM):
+            self.manager.datasets.get(self.settings.dataset)
 
     def _images(self, model: LoadedModel) -> Tensor:
         images = reference_images(

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import functools
 import re
-from collections.abc import Iterable
-from dataclasses import astuple, dataclass
+from collections.abc import Callable, Iterable
+from dataclasses import astuple, dataclass, field, fields
 from fnmatch import fnmatchcase
 from typing import ClassVar, cast
 
@@ -29,6 +29,11 @@ class GridCase:
     #: Table that its row belongs to.
     table: ClassVar[str]
     format: str
+
+    @property
+    def marks(self) -> tuple[str, ...]:
+        """Markers of its test, so that ``-m`` selects by format exactly."""
+        return (self.format,)
 
     @functools.cached_property
     def id(self) -> str:
@@ -70,6 +75,26 @@ class QuantizerCase(GridCase):
     mode: str
 
 
+@dataclass(frozen=True, order=True)
+class ModelCase(GridCase):
+    """A whole model converted by a policy: ``model-policy``."""
+
+    table = "models"
+    model: str
+    policy: str
+    #: Formats that the policy uses.
+    formats: tuple[str, ...] = field(default=(), compare=False)
+
+    @functools.cached_property
+    def id(self) -> str:
+        """``model-policy``, a policy file by its name without folder and ending."""
+        return case_id(self.model, re.sub(r"(.*/)?([^/]+)\.ya?ml$", r"\2", self.policy))
+
+    @property
+    def marks(self) -> tuple[str, ...]:
+        return self.formats
+
+
 @dataclass(frozen=True)
 class Selection:
     """Which entries the grid holds: comma lists of glob patterns; None for the default entries."""
@@ -78,6 +103,18 @@ class Selection:
     formats: str | None = None
     modes: str | None = None
     layers: str | None = None
+    policies: str | None = None
+
+    def concerns(self, table: str) -> bool:
+        """Whether the grid holds cases of ``table`` at all.
+
+        What names layers or modes is not about whole models, and what names policies alone is about
+        nothing else.
+        """
+        finer = self.modes is not None or self.layers is not None
+        if table == ModelCase.table:
+            return self.policies is not None or not finer
+        return self.policies is None or finer or self.formats is not None
 
     def model_names(self, manager: Manager) -> list[str]:
         """Models selected; raises ``NameNotFoundError`` for a pattern without match."""
@@ -96,6 +133,12 @@ class Selection:
         if self.modes is not None:
             return manager.modes.select(self.modes)
         return [entry.name for entry in manager.modes if entry.default]
+
+    def policy_names(self, manager: Manager) -> list[str]:
+        """Policies selected."""
+        if self.policies is not None:
+            return manager.policies.select(self.policies)
+        return [entry.name for entry in manager.policies if entry.default]
 
     def fitting(self, manager: Manager) -> list[tuple[str, str]]:
         """(format, mode) pairs selected that fit each other; ``SelectionError`` if none does."""
@@ -151,12 +194,36 @@ def quantizer_cases(selection: Selection, manager: Manager) -> list[QuantizerCas
     return cases
 
 
+def model_cases(
+    selection: Selection, manager: Manager, formats_of: Callable[[str], tuple[str, ...]]
+) -> list[ModelCase]:
+    """Every (model, policy) selected, sorted; of formats selected, policies that use one of them."""
+    wanted = None if selection.formats is None else set(selection.format_names(manager))
+    cases = []
+    for policy in selection.policy_names(manager):
+        formats = formats_of(policy)
+        if wanted is None or wanted & set(formats):
+            cases += [ModelCase(m, policy, formats) for m in selection.model_names(manager)]
+    _check_unique(cases)
+    return sorted(cases)
+
+
 def _check_unique(cases: Iterable[GridCase]) -> None:
     seen: dict[str, GridCase] = {}
     for case in cases:
         other = seen.setdefault(case.id, case)
         if other != case:
             raise SelectionError(
-                f"A case id tells one case; {case.id} tells {other} and {case}. Rename an entry, or "
-                "select one of the two."
+                f"A case id tells one case; {case.id} tells {_differences(other, case)} and "
+                f"{_differences(case, other)}. Rename one of them, or select one of the two."
             )
+
+
+def _differences(case: GridCase, other: GridCase) -> str:
+    """What of ``case`` is not so of ``other``, in words: ``policy a/mine.yaml``."""
+    names = [f.name for f in fields(cast("LayerCase", case)) if f.compare]
+    return ", ".join(
+        f"{name} {getattr(case, name)}"
+        for name in names
+        if getattr(case, name) != getattr(other, name)
+    )

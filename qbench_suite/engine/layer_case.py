@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
-from statistics import median
-from time import perf_counter
 from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor
 
 from qbench_suite.compliance import check_grid
+from qbench_suite.engine.paired import time_paired
+from qbench_suite.engine.references import first_tensor
 from qbench_suite.errors import LayerError
 from qbench_suite.layers import QuantModule, Role
 from qbench_suite.metrics import error_metrics
@@ -51,7 +50,7 @@ def run_layer_case(engine: Engine, case: LayerCase, row: LayerRow, timer: Timer)
     layer.clear_record()
     call = synchronised(lambda: layer(*reference.args, **reference.kwargs), engine.device)
     float_call = synchronised(_float_call(replacement.module, reference), engine.device)
-    _time(row, call, float_call, timer)
+    time_paired(row, call, float_call, timer)
     _judge(engine, case, row)
 
 
@@ -63,12 +62,13 @@ def _describe_input(row: LayerRow, reference: Reference) -> None:
 
 
 def _describe_output(row: LayerRow, reference: Reference, output: object) -> None:
-    if not isinstance(output, Tensor):
+    result = first_tensor(output)
+    if result is None:
         raise LayerError(
-            f"A quantized layer returns a tensor, as its float twin does; {row.quant_type} returned "
-            f"{type(output).__name__}. Mend its forward."
+            f"A quantized layer returns a tensor, or several, as its float twin does; {row.quant_type} "
+            f"returned {type(output).__name__}. Mend its forward."
         )
-    error = error_metrics(reference.output, output)
+    error = error_metrics(reference.output, result)
     row.mse, row.sqnr_db, row.cosine = error.mse, error.sqnr_db, error.cosine
     row.max_abs_err, row.output_nonfinite_count = error.max_abs_err, error.nonfinite
 
@@ -96,26 +96,6 @@ def _describe_quantization(row: LayerRow, layer: QuantModule) -> None:
         elif tensor.role is Role.INPUT and row.input_bits_per_value is None:
             row.input_bits_per_value = bits
     row.compliant = row.violations == 0
-
-
-def _time(
-    row: LayerRow, call: Callable[[], object], float_call: Callable[[], object], timer: Timer
-) -> None:
-    """Time the layer; before each round its float twin, so that drift of the machine cancels."""
-    float_seconds: list[float] = []
-
-    def before() -> None:
-        start = perf_counter()
-        float_call()
-        float_seconds.append(perf_counter() - start)
-
-    samples = timer(call, before)
-    row.latency_ms, row.latency_min_ms = samples.median_ms, samples.min_ms
-    row.latency_iqr_ms, row.rounds = samples.iqr_ms, len(samples.seconds)
-    if samples.seconds:
-        paired = float_seconds[-len(samples.seconds) :]
-        row.fp32_latency_ms = median(paired) * 1e3
-        row.slowdown = median(q / f for q, f in zip(samples.seconds, paired, strict=True))
 
 
 def _float_call(module: torch.nn.Module, reference: Reference) -> Callable[[], object]:

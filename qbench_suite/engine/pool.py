@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
+from qbench_suite.convert.replacements import FloatModule, Replacement, replacements
 from qbench_suite.engine.cache import ByteCache
-from qbench_suite.engine.replacements import FloatModule, Replacement, replacements
 from qbench_suite.errors import ModelError, QBenchError
 from qbench_suite.manager import Manager
 from qbench_suite.models import ModelEntry

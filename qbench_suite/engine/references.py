@@ -24,7 +24,7 @@ class Reference:
     #: Positional and keyword arguments, tensors copied before the layer could change them.
     args: tuple[Any, ...]
     kwargs: dict[str, Any]
-    #: What the layer returned.
+    #: What the layer returned; the first of them where that was several tensors.
     output: Tensor
     #: Range of the first tensor among the arguments.
     input_range: RangeMetrics
@@ -101,20 +101,18 @@ class _Capture:
     def attach(self, name: str, module: nn.Module) -> tuple[RemovableHandle, RemovableHandle]:
         def before(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
             if name not in self.seen and (self._left > 0 or name == self._first):
-                self._calls[name] = (
-                    tuple(map(_copied, args)),
-                    {key: _copied(value) for key, value in kwargs.items()},
-                )
+                self._calls[name] = _copied(args, kwargs)
             self.seen.add(name)
 
         def after(_: nn.Module, __: object, ___: object, output: object) -> None:
             call = self._calls.pop(name, None)
-            if call is None or not isinstance(output, Tensor):
+            result = first_tensor(output)
+            if call is None or result is None:
                 return
             tensors = _tensors(*call)
             if tensors:
                 spread = range_metrics(tensors[0])
-                reference = Reference(*call, output.detach().clone(), spread, self._batch)
+                reference = Reference(*call, result.detach().clone(), spread, self._batch)
                 self.found[name] = reference
                 self._left -= _bytes_of(reference)
 
@@ -124,8 +122,22 @@ class _Capture:
         )
 
 
-def _copied(argument: Any) -> Any:
-    return argument.detach().clone() if isinstance(argument, Tensor) else argument
+def first_tensor(output: object) -> Tensor | None:
+    """What is compared of a layer's output: a tensor, or the first of a tuple; None for others."""
+    if isinstance(output, tuple) and output:
+        output = output[0]
+    return output if isinstance(output, Tensor) else None
+
+
+def _copied(
+    args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """The arguments, tensors copied; one that was passed twice, as in self-attention, stays one."""
+    copies = {id(x): x.detach().clone() for x in _tensors(args, kwargs)}
+    return (
+        tuple(copies.get(id(x), x) for x in args),
+        {name: copies.get(id(x), x) for name, x in kwargs.items()},
+    )
 
 
 def _tensors(args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Tensor]:

@@ -2,27 +2,25 @@
 
 from qbench_suite.results.gates import Gates
 from qbench_suite.results.journal import Journal, JournalContents, read_journals
-from qbench_suite.results.row import (
-    ROW_TYPES,
-    FormatRow,
-    LayerRow,
-    QuantizerRow,
-    Row,
-    RunColumns,
-    columns_markdown,
-)
+from qbench_suite.results.model_rows import DetailRow, ModelLayerRow, ModelRow, ViolationRow
+from qbench_suite.results.row import FormatRow, LayerRow, QuantizerRow, Row, RunColumns
+from qbench_suite.results.schema import ROW_TYPES, columns_markdown
 from qbench_suite.results.tables import load, tables_of, write_tables
 
 __all__ = [
     "ROW_TYPES",
+    "DetailRow",
     "FormatRow",
     "Gates",
     "Journal",
     "JournalContents",
     "LayerRow",
+    "ModelLayerRow",
+    "ModelRow",
     "QuantizerRow",
     "Row",
     "RunColumns",
+    "ViolationRow",
     "columns_markdown",
     "load",
     "read_journals",

@@ -2,7 +2,8 @@
 
 A line is one JSON object: ``{"event": "run", …}`` when a process starts, ``{"event": "started",
 "case": id}`` before a case and ``{"event": "finished", "case": id, "table": name, "row": {…}}`` after
-it. Each line is flushed; killing the process loses at most the case in flight.
+it, with ``"details": {table: [row, …]}`` where rows of other tables belong to it. Each line is flushed;
+killing the process loses at most the case in flight.
 """
 
 from __future__ import annotations
@@ -66,9 +67,16 @@ class Journal:
         """Note that ``case`` begins."""
         self._write({"event": "started", "case": case})
 
-    def finished(self, case: str, table: str, row: dict[str, Any]) -> None:
-        """Note that ``case`` ended with ``row``."""
-        self._write({"event": "finished", "case": case, "table": table, "row": row})
+    def finished(
+        self,
+        case: str,
+        table: str,
+        row: dict[str, Any],
+        details: dict[str, list[dict[str, Any]]] | None = None,
+    ) -> None:
+        """Note that ``case`` ended with ``row``, and with rows of other tables that belong to it."""
+        record = {"event": "finished", "case": case, "table": table, "row": row}
+        self._write(record | ({"details": details} if details else {}))
 
     def left_float(self, model: str, modules: list[dict[str, Any]]) -> None:
         """Note the modules of ``model`` that no layer replaces."""
@@ -124,12 +132,23 @@ class JournalContents:
     headers: list[dict[str, Any]] = field(default_factory=list)
     #: (table, row) by case, the last one where a case ran again; the row has its header's number.
     rows: dict[str, tuple[str, dict[str, Any]]] = field(default_factory=dict)
+    #: Rows that belong to a case's row, by case and table.
+    details_of: dict[str, dict[str, list[dict[str, Any]]]] = field(default_factory=dict)
     #: Cases that began and did not end.
     in_flight: set[str] = field(default_factory=set)
     #: Modules left float, by model.
     left_float: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
     #: Lines that are not whole, as a killed process or a full disk leaves them.
     broken_lines: int = 0
+
+    @property
+    def details(self) -> dict[str, list[dict[str, Any]]]:
+        """Rows that belong to the rows of cases, by table."""
+        tables: dict[str, list[dict[str, Any]]] = {}
+        for details in self.details_of.values():
+            for table, rows in details.items():
+                tables.setdefault(table, []).extend(rows)
+        return tables
 
 
 def read_journals(folder: Path) -> JournalContents:
@@ -161,7 +180,10 @@ def _take(records: list[dict[str, Any]], contents: JournalContents) -> None:
             contents.in_flight.add(case)
         elif event == "finished":
             contents.in_flight.discard(case)
-            contents.rows[case] = (record["table"], record["row"] | {"_header": header})
+            mark = {"_header": header}
+            contents.rows[case] = (record["table"], record["row"] | mark)
+            details = record.get("details", {})
+            contents.details_of[case] = {t: [r | mark for r in rows] for t, rows in details.items()}
         elif event == "float":
             contents.left_float[record["model"]] = record["modules"]
 

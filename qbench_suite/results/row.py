@@ -6,8 +6,11 @@
 from __future__ import annotations
 
 import math
-from dataclasses import MISSING, Field, dataclass, field, fields
-from typing import Any, ClassVar
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, ClassVar
+
+if TYPE_CHECKING:
+    from qbench_suite.results.model_rows import DetailRow
 
 
 def column(meaning: str, unit: str = "", default: Any = None) -> Any:
@@ -46,10 +49,19 @@ class Row:
     )
     seed: int = column("seed of inputs and stochastic rounding", default=0)
     seconds: float | None = column("wall time of the whole case", "s")
+    #: Rows of other tables that belong to this one; no column.
+    details: list[DetailRow] = field(default_factory=list, repr=False)
 
     def to_json(self) -> dict[str, Any]:
         """The row as plain JSON types: NaN becomes None, ±Inf the strings ``inf`` and ``-inf``."""
-        return {name: _plain(value) for name, value in vars(self).items()}
+        return {name: plain(value) for name, value in vars(self).items() if name != "details"}
+
+    def details_to_json(self) -> dict[str, list[dict[str, Any]]]:
+        """The rows that belong to this one, by table, as plain JSON types."""
+        tables: dict[str, list[dict[str, Any]]] = {}
+        for detail in self.details:
+            tables.setdefault(detail.table, []).append(detail.to_json())
+        return tables
 
     def to_extra_info(self) -> dict[str, Any]:
         """The row for the benchmark JSON: empty columns and those of the whole run left out.
@@ -181,6 +193,10 @@ class RunColumns:
         default="",
     )
     plugins: str = column("plugins in use, with versions", default="")
+    arguments: str = column(
+        "options of the suite that the run was given, which a single case is measured again with",
+        default="",
+    )
 
 
 #: Columns that the benchmark JSON holds anyway: in its machine_info, or as an entry's param and stats.
@@ -201,31 +217,6 @@ _RUN_WIDE = frozenset(
 #: Characters of a text that go to the benchmark JSON.
 _LONGEST_TEXT = 160
 
-ROW_TYPES: tuple[type[Row], ...] = (LayerRow, FormatRow, QuantizerRow)
-
-
-def columns_of(row_type: type[Row] | type[RunColumns]) -> list[Field[Any]]:
-    """The columns of a table in order, the ones shared by all rows first."""
-    return [f for f in fields(row_type) if "meaning" in f.metadata]
-
-
-def columns_markdown() -> str:
-    """Every column of every table as Markdown: the text of ``results/README.md`` below its rule."""
-    parts = [_section("Every table", Row), _section("Every table, from the run", RunColumns)]
-    shared = {f.name for f in columns_of(Row)}
-    parts += [_section(f"`{t.table}`", t, shared) for t in ROW_TYPES]
-    return "\n".join(parts)
-
-
-def _section(title: str, row_type: Any, skip: set[str] | frozenset[str] = frozenset()) -> str:
-    lines = [f"## {title}", "", "| column | unit | meaning |", "|---|---|---|"]
-    lines += [
-        f"| `{f.name}` | {f.metadata['unit']} | {f.metadata['meaning'].replace('|', chr(92) + '|')} |"
-        for f in columns_of(row_type)
-        if f.name not in skip
-    ]
-    return "\n".join([*lines, ""])
-
 
 def _short(value: Any) -> Any:
     if isinstance(value, float):
@@ -233,12 +224,8 @@ def _short(value: Any) -> Any:
     return value[:_LONGEST_TEXT] if isinstance(value, str) else value
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
+    """``value`` as a plain JSON type: NaN becomes None, ±Inf the strings ``inf`` and ``-inf``."""
     if isinstance(value, float) and not math.isfinite(value):
         return None if math.isnan(value) else str(value)
     return value
-
-
-def empty_columns(row_type: type[Row]) -> dict[str, Any]:
-    """Default value of each column, for tables of rows of an older schema."""
-    return {f.name: None if f.default is MISSING else f.default for f in columns_of(row_type)}

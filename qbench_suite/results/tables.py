@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 from qbench_suite.errors import ResultsError
 from qbench_suite.results.journal import JournalContents, read_journals
-from qbench_suite.results.row import ROW_TYPES, Row, RunColumns, columns_of, empty_columns
+from qbench_suite.results.model_rows import DETAIL_TYPES
+from qbench_suite.results.row import RunColumns
+from qbench_suite.results.schema import ROW_TYPES, AnyRow, columns_of, empty_columns
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -17,7 +19,7 @@ _RUN_COLUMNS = [f.name for f in fields(RunColumns)]
 
 
 def load(path: str | Path) -> dict[str, pd.DataFrame]:
-    """The tables of a run by name: ``layers``, ``formats``, ``quantizers``, ``left_float``.
+    """The tables of a run by name, as ``qbench list columns`` describes them, and ``left_float``.
 
     ``path``: a run's folder, read from its journals, so that a run that was killed, or is still going
     on, can be read too; or a folder of runs, whose tables are joined (column ``run`` tells them
@@ -38,7 +40,9 @@ def load(path: str | Path) -> dict[str, pd.DataFrame]:
 
 def tables_of(contents: JournalContents) -> dict[str, pd.DataFrame]:
     """The tables that the journals of a run make up."""
-    tables = {t.table: _table(t, contents) for t in ROW_TYPES}
+    tables = {t.table: _table(t, _rows(t.table, contents), contents) for t in ROW_TYPES}
+    for detail in DETAIL_TYPES:
+        tables[detail.table] = _table(detail, contents.details.get(detail.table, []), contents)
     tables["left_float"] = _left_float(contents)
     return {name: table for name, table in tables.items() if len(table)}
 
@@ -73,13 +77,17 @@ def _runs_in(folder: Path) -> list[Path]:
     return runs
 
 
-def _table(row_type: type[Row], contents: JournalContents) -> pd.DataFrame:
+def _rows(table: str, contents: JournalContents) -> list[dict[str, Any]]:
+    return [row for name, row in contents.rows.values() if name == table]
+
+
+def _table(
+    row_type: AnyRow, records: list[dict[str, Any]], contents: JournalContents
+) -> pd.DataFrame:
     import pandas as pd
 
     rows = [
-        empty_columns(row_type) | row | _run_columns(contents, row["_header"])
-        for table, row in contents.rows.values()
-        if table == row_type.table
+        empty_columns(row_type) | row | _run_columns(contents, row["_header"]) for row in records
     ]
     names = [f.name for f in columns_of(row_type)]
     table = pd.DataFrame(rows, columns=[*names, *_RUN_COLUMNS])

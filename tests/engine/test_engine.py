@@ -20,6 +20,7 @@ from qbench_suite import (
     Manager,
     ModeError,
     NameNotFoundError,
+    Role,
 )
 from qbench_suite.engine import (
     Engine,
@@ -297,7 +298,12 @@ def test_layer_that_returns_another_shape_or_type_is_an_error(
     make_engine: MakeEngine, make_manager: MakeManager
 ) -> None:
     base = make_manager().layers.get("TinyReLU").layer
-    for result, reason in ((lambda x: (x, x), "returned tuple"), (lambda x: x[:1], "shape of its")):
+    for result, reason in (
+        (lambda x: [x, x], "returned list"),
+        (lambda x: (None, x), "returned tuple"),
+        (lambda x: (), "returned tuple"),
+        (lambda x: x[:1], "shape of its"),
+    ):
         names = {"float_types": ("torch.nn.Tanh",), "forward": lambda self, x, r=result: r(x)}
         engine = make_engine(
             {"m": lambda: nn.Sequential(nn.Tanh())}, layers=[type("Odd", (base,), names)]
@@ -305,6 +311,29 @@ def test_layer_that_returns_another_shape_or_type_is_an_error(
         row = layer_row(engine, "m", "int8", "tensor", "0")
         assert row.outcome == "error"
         assert reason in row.reason
+
+
+def test_layer_that_gives_several_tensors_is_compared_by_the_first(
+    make_engine: MakeEngine, make_manager: MakeManager
+) -> None:
+    base = make_manager().layers.get("TinyReLU").layer
+
+    def forward(self: Any, x: Tensor) -> tuple[Tensor, Tensor]:
+        pooled = nn.functional.adaptive_max_pool2d(self.quantize(Role.INPUT, "input", x), 2)
+        return pooled, torch.zeros(3)
+
+    names = {"float_types": ("torch.nn.AdaptiveMaxPool2d",), "forward": forward}
+    engine = make_engine(
+        {"m": lambda: nn.Sequential(nn.AdaptiveMaxPool2d(2, return_indices=True))},
+        layers=[type("QuantPool", (base,), names)],
+    )
+    row = layer_row(engine, "m", "int8", "tensor", "0")
+    assert row.outcome == "passed", row.reason
+    x = engine.references.get(engine.pool.get("m"), "0").args[0].numpy()
+    windows = [v.reshape(8, 3, 2, 2, 2, 2).max((3, 5)) for v in (int8(x), x)]
+    error = windows[0].astype(np.float64) - windows[1]
+    assert row.mse == pytest.approx(np.square(error).mean(), rel=1e-6)
+    assert row.mse > 0
 
 
 def nan_weights() -> nn.Module:

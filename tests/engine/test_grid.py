@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import re
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 import torch
@@ -27,9 +28,12 @@ from qbench_suite.engine.grid import (
     case_id,
     format_cases,
     layer_cases,
+    model_cases,
     quantizer_cases,
 )
 from qbench_suite.engine.pool import ModelPool
+from qbench_suite.policies import PolicyEntry
+from qbench_suite.registry import Owner
 
 MakeManager = Callable[..., Manager]
 
@@ -79,6 +83,22 @@ def test_cases_are_sorted_and_unique(make_manager: MakeManager) -> None:
     ):
         assert cases == sorted(cases)
         assert len({case.id for case in cases}) == len(cases)
+
+
+def test_policies_of_one_file_name_are_named_by_path(
+    make_manager: MakeManager, tmp_path: Path
+) -> None:
+    manager = make_manager({"m": tiny})
+    for folder in ("a", "b"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "x.yaml").write_text("format: int8\n")
+    policies = f"{tmp_path}/a/x.yaml,{tmp_path}/b/x.yaml"
+    with pytest.raises(SelectionError) as caught:
+        model_cases(Selection(policies=policies), manager, lambda _: ("int8",))
+    assert str(caught.value).startswith(
+        f"A case id tells one case; m-x tells policy {tmp_path}/a/x.yaml and policy "
+        f"{tmp_path}/b/x.yaml. Rename one"
+    )
 
 
 def test_ids_do_not_depend_on_other_plugins(make_manager: MakeManager) -> None:
@@ -166,3 +186,56 @@ def test_cases_of_a_model_follow_one_another() -> None:
     cases = [LayerCase(m, f, "tensor", "1") for m in "ab" for f in "xyz"]
     shuffled = random.Random(0).sample(cases, len(cases))
     assert sorted(shuffled) == cases
+
+
+def formats_of(policy: str) -> tuple[str, ...]:
+    return {"one": ("fp4",), "two": ("fp4", "fp8")}.get(policy, ())
+
+
+@pytest.fixture
+def policies(make_manager: MakeManager) -> Manager:
+    manager = make_manager({"m": tiny, "n": tiny})
+    for name, default in (("one", True), ("two", True), ("odd", False)):
+        entry = PolicyEntry(name=name, path=Path(f"{name}.yaml"), default=default)
+        manager.policies.register(entry, Owner("test"))
+    return manager
+
+
+def test_model_cases_are_every_default_policy_of_every_model(policies: Manager) -> None:
+    cases = model_cases(Selection(models="m,n"), policies, formats_of)
+    assert [case.id for case in cases] == ["m-one", "m-two", "n-one", "n-two"]
+    assert [case.marks for case in cases] == [("fp4",), ("fp4", "fp8")] * 2
+    assert cases[0].key == "models/m-one"
+
+
+def test_id_of_a_policy_file_is_its_stem(policies: Manager) -> None:
+    selection = Selection(models="m", policies="some/folder/my policy.yaml,x.yml,odd")
+    cases = model_cases(selection, policies, formats_of)
+    assert sorted(case.id for case in cases) == ["m-my.policy", "m-odd", "m-x"]
+
+
+def test_two_policy_files_of_one_stem_are_refused(policies: Manager) -> None:
+    with pytest.raises(SelectionError, match="Rename"):
+        model_cases(Selection(models="m", policies="a/x.yaml,b/x.yaml"), policies, formats_of)
+
+
+@pytest.mark.parametrize(
+    ("options", "models", "layers"),
+    [
+        ({}, True, True),
+        ({"models": "m"}, True, True),
+        ({"formats": "f"}, True, True),
+        ({"modes": "t"}, False, True),
+        ({"layers": "l"}, False, True),
+        ({"policies": "p"}, True, False),
+        ({"policies": "p", "models": "m"}, True, False),
+        ({"policies": "p", "modes": "t"}, True, True),
+        ({"policies": "p", "formats": "f"}, True, True),
+    ],
+)
+def test_a_selection_says_what_it_is_about(
+    options: dict[str, str], models: bool, layers: bool
+) -> None:
+    selection = Selection(**options)
+    assert selection.concerns("models") is models
+    assert selection.concerns("layers") is layers

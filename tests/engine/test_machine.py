@@ -12,7 +12,8 @@ from typing import Any
 from qbench_suite import Manager, hookimpl
 from qbench_suite.engine import Settings
 from qbench_suite.engine.machine import machine_info, version_of
-from qbench_suite.results.row import RunColumns, columns_of
+from qbench_suite.results.row import RunColumns
+from qbench_suite.results.schema import columns_of
 
 MakeManager = Callable[..., Manager]
 
@@ -26,7 +27,7 @@ def with_facts(manager: Manager, hook: Callable[..., None]) -> Manager:
 
 def test_facts_fill_the_columns_of_a_run(make_manager: MakeManager) -> None:
     info = machine_info(make_manager(), Settings(seed=3))
-    assert {f.name for f in columns_of(RunColumns)} - {"run"} <= info.keys()
+    assert {f.name for f in columns_of(RunColumns)} - {"run", "arguments"} <= info.keys()
     assert (info["seed"], info["batch"], info["device"]) == (3, 16, "cpu")
     assert info["plugins"] == "guest (local); world (local)"
     assert info["machine"]

@@ -118,6 +118,33 @@ def test_tensors_given_by_name_are_references_too(load: Load) -> None:
     assert reference.input_range.min == float(IMAGES.min())
 
 
+class Attending(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.attention = nn.MultiheadAttention(16, 2, batch_first=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x.flatten(2)
+        y: Tensor = self.attention(x, x, value=x * 2)[0]
+        return y
+
+
+def test_the_first_of_several_tensors_is_the_output_and_one_passed_twice_stays_one(
+    make_manager: MakeManager,
+) -> None:
+    base = make_manager().layers.get("TinyReLU").layer
+    names = {"float_types": ("torch.nn.MultiheadAttention",)}
+    manager = make_manager({"m": Attending}, layers=[type("QuantAttending", (base,), names)])
+    model = ModelPool(manager, 1 << 20, torch.device("cpu")).get("m")
+    reference = store().get(model, "attention")
+    assert torch.equal(reference.output, model.module(IMAGES))
+    query, key = reference.args
+    assert query is key
+    assert torch.equal(reference.kwargs["value"], 2 * query)
+    assert torch.equal(query, IMAGES.flatten(2))
+    assert query.data_ptr() != IMAGES.data_ptr()
+
+
 class Unused(nn.Module):
     def __init__(self) -> None:
         super().__init__()

@@ -11,17 +11,18 @@ import pytest
 
 from qbench_suite.results import (
     ROW_TYPES,
-    FormatRow,
     LayerRow,
-    QuantizerRow,
+    ModelLayerRow,
+    ModelRow,
     Row,
     RunColumns,
+    ViolationRow,
     columns_markdown,
 )
-from qbench_suite.results.row import columns_of
+from qbench_suite.results.schema import DETAIL_TYPES, columns_of
 
 README = Path(__file__).parent.parent.parent / "results" / "README.md"
-TABLES = [*ROW_TYPES, RunColumns]
+TABLES = [*ROW_TYPES, *DETAIL_TYPES, RunColumns]
 
 
 def test_row_is_plain_json_whatever_its_numbers_are() -> None:
@@ -29,7 +30,7 @@ def test_row_is_plain_json_whatever_its_numbers_are() -> None:
     plain = json.loads(json.dumps(row.to_json(), allow_nan=False))
     assert (plain["mse"], plain["sqnr_db"], plain["max_abs_err"]) == (None, "inf", "-inf")
     assert (plain["cosine"], plain["violations"], plain["rounds"]) == (0.1, 0, None)
-    assert set(plain) == {f.name for f in fields(LayerRow)}
+    assert set(plain) == {f.name for f in fields(LayerRow)} - {"details"}
 
 
 @pytest.mark.parametrize("row_type", ROW_TYPES)
@@ -50,7 +51,8 @@ def test_extra_info_is_short() -> None:
 
 @pytest.mark.parametrize("row_type", TABLES)
 def test_every_column_is_documented(row_type: type[Row] | type[RunColumns]) -> None:
-    assert columns_of(row_type) == list(fields(row_type)), "a field without a meaning"
+    columns = [f for f in fields(row_type) if f.name != "details"]
+    assert columns_of(row_type) == columns, "a field without a meaning"
     for column in columns_of(row_type):
         assert column.metadata["meaning"]
         assert not column.metadata["meaning"].endswith("."), column.name
@@ -68,11 +70,22 @@ def test_names_that_end_in_a_unit_are_in_it(row_type: type[Row]) -> None:
 
 
 def test_tables_have_names_of_their_own() -> None:
-    assert [t.table for t in (LayerRow, FormatRow, QuantizerRow)] == [
-        "layers",
-        "formats",
-        "quantizers",
+    names = [t.table for t in (*ROW_TYPES, *DETAIL_TYPES)]
+    assert names == ["layers", "formats", "quantizers", "models", "model_layers", "violations"]
+
+
+def test_details_are_plain_json_by_table() -> None:
+    row = ModelRow(case="a")
+    row.details = [
+        ModelLayerRow(case="a", layer="x", mse=math.nan),
+        ViolationRow(case="a", layer="x"),
+        ModelLayerRow(case="a", layer="y", sqnr_db=math.inf),
     ]
+    tables = json.loads(json.dumps(row.details_to_json(), allow_nan=False))
+    assert [r["layer"] for r in tables["model_layers"]] == ["x", "y"]
+    assert (tables["model_layers"][0]["mse"], tables["model_layers"][1]["sqnr_db"]) == (None, "inf")
+    assert len(tables["violations"]) == 1
+    assert "details" not in row.to_json()
 
 
 def test_markdown_says_each_column_of_each_table_once() -> None:

@@ -17,6 +17,8 @@ from qbench_suite.results import (
     FormatRow,
     Journal,
     LayerRow,
+    ModelLayerRow,
+    ModelRow,
     QuantizerRow,
     Row,
     read_journals,
@@ -167,3 +169,22 @@ def test_full_disk_leaves_the_journals_readable(
 def test_loading_needs_no_torch() -> None:
     script = "import sys, qbench_suite; qbench_suite.load; assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", script], check=True)
+
+
+def test_details_are_tables_of_their_own_and_follow_the_last_row(tmp_path: Path) -> None:
+    journal = Journal(tmp_path / "run", {"run": "run", **HEADER})
+    row = ModelRow(case="m-p", model="m", policy="p", top1=50.0)
+    for layers in (["x", "y", "z"], ["x", "y"]):
+        row.details = [
+            ModelLayerRow(case=row.case, layer=layer, sqnr_db=math.inf) for layer in layers
+        ]
+        journal.finished("models/m-p", row.table, row.to_json(), row.details_to_json())
+    journal.close()
+    tables = load(tmp_path / "run")
+    assert list(tables) == ["models", "model_layers"]
+    layers_table = tables["model_layers"]
+    assert layers_table["layer"].tolist() == ["x", "y"]
+    assert layers_table["sqnr_db"].tolist() == [math.inf, math.inf]
+    assert layers_table["run"].tolist() == ["run", "run"]
+    assert layers_table["violations"].dtype == "Int64"
+    assert tables["models"]["top1"].tolist() == [50.0]
