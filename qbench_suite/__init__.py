@@ -8,6 +8,9 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from qbench_suite.datasets import DatasetEntry as DatasetEntry
     from qbench_suite.errors import (
+        BrokenImageError as BrokenImageError,
+    )
+    from qbench_suite.errors import (
         DatasetError as DatasetError,
     )
     from qbench_suite.errors import (
@@ -30,6 +33,9 @@ if TYPE_CHECKING:
     )
     from qbench_suite.errors import (
         PluginError as PluginError,
+    )
+    from qbench_suite.errors import (
+        PolicyError as PolicyError,
     )
     from qbench_suite.errors import (
         QBenchError as QBenchError,
@@ -72,7 +78,13 @@ if TYPE_CHECKING:
     )
     from qbench_suite.hookspecs import hookimpl as hookimpl
     from qbench_suite.layers import (
+        QuantFunction as QuantFunction,
+    )
+    from qbench_suite.layers import (
         Quantized as Quantized,
+    )
+    from qbench_suite.layers import (
+        Quantizing as Quantizing,
     )
     from qbench_suite.layers import (
         QuantModule as QuantModule,
@@ -86,6 +98,7 @@ if TYPE_CHECKING:
     from qbench_suite.manager import Manager as Manager
     from qbench_suite.manager import default_manager as default_manager
     from qbench_suite.models import ModelEntry as ModelEntry
+    from qbench_suite.policies import PolicyEntry as PolicyEntry
     from qbench_suite.registry import Family as Family
     from qbench_suite.results import load as load
     from qbench_suite.scaling import (
@@ -102,6 +115,9 @@ if TYPE_CHECKING:
     )
     from qbench_suite.scaling import (
         Mode as Mode,
+    )
+    from qbench_suite.scaling import (
+        Observer as Observer,
     )
     from qbench_suite.scaling import (
         PerBlock as PerBlock,
@@ -128,6 +144,12 @@ if TYPE_CHECKING:
         Quantizer as Quantizer,
     )
     from qbench_suite.scaling import (
+        Range as Range,
+    )
+    from qbench_suite.scaling import (
+        RangeRule as RangeRule,
+    )
+    from qbench_suite.scaling import (
         ScaleRule as ScaleRule,
     )
     from qbench_suite.scaling import (
@@ -141,6 +163,7 @@ __version__ = "0.1.0"
 _HOME = {
     "AbsMax": "scaling",
     "Axes": "scaling",
+    "BrokenImageError": "errors",
     "CodebookFormat": "formats",
     "DatasetEntry": "datasets",
     "DatasetError": "errors",
@@ -160,6 +183,7 @@ _HOME = {
     "ModelEntry": "models",
     "ModelError": "errors",
     "NameNotFoundError": "errors",
+    "Observer": "scaling",
     "Overflow": "formats",
     "PerBlock": "scaling",
     "PerChannel": "scaling",
@@ -167,12 +191,18 @@ _HOME = {
     "PerTensor": "scaling",
     "PerToken": "scaling",
     "PluginError": "errors",
+    "PolicyEntry": "policies",
+    "PolicyError": "errors",
     "PowerOfTwo": "scaling",
     "QBenchError": "errors",
+    "QuantFunction": "layers",
     "QuantModule": "layers",
     "Quantized": "layers",
     "QuantizedTensor": "scaling",
     "Quantizer": "scaling",
+    "Quantizing": "layers",
+    "Range": "scaling",
+    "RangeRule": "scaling",
     "ResultsError": "errors",
     "Role": "layers",
     "RoleQuantizers": "layers",

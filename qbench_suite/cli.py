@@ -3,18 +3,32 @@
 from __future__ import annotations
 
 import argparse
+import importlib
 import os
+import pkgutil
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from qbench_suite import commands as subcommands
 from qbench_suite.errors import QBenchError
 
 if TYPE_CHECKING:
     from qbench_suite.manager import Manager
 
-_KINDS = ("plugins", "formats", "modes", "layers", "models", "datasets", "cases", "columns")
+_KINDS = (
+    "plugins",
+    "formats",
+    "modes",
+    "layers",
+    "models",
+    "policies",
+    "ranges",
+    "datasets",
+    "cases",
+    "columns",
+)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -45,7 +59,7 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     show = commands.add_parser("list", help="what plugins provide, and the cases of the grid")
     show.add_argument("kind", choices=_KINDS)
-    for axis in ("models", "formats", "modes", "layers"):
+    for axis in ("models", "formats", "modes", "layers", "policies"):
         show.add_argument(f"--{axis}", metavar="NAMES", help="comma list of names or globs")
     doctor = commands.add_parser(
         "doctor", help="versions, devices, compiler, plugins and their ills"
@@ -70,12 +84,15 @@ def _parser() -> argparse.ArgumentParser:
             help="do not load it",
         )
         command.set_defaults(run=run)
+    for module in pkgutil.iter_modules(subcommands.__path__, f"{subcommands.__name__}."):
+        importlib.import_module(module.name).add(commands)
     parser.set_defaults(commands=commands)
     return parser
 
 
 def _is_core(words: list[str]) -> bool:
-    return bool(words) and words[0] in ("list", "doctor")
+    own = {module.name for module in pkgutil.iter_modules(subcommands.__path__)}
+    return bool(words) and words[0] in {"list", "doctor", *own}
 
 
 def _add_plugin_commands(parser: argparse.ArgumentParser) -> None:

@@ -12,10 +12,11 @@ if TYPE_CHECKING:
 
     from qbench_suite.datasets import DatasetEntry
     from qbench_suite.formats import Format
-    from qbench_suite.layers import QuantModule
+    from qbench_suite.layers import QuantFunction, QuantModule
     from qbench_suite.models import ModelEntry
+    from qbench_suite.policies import PolicyEntry
     from qbench_suite.registry import Family
-    from qbench_suite.scaling import Mode
+    from qbench_suite.scaling import Mode, RangeRule
 
 PROJECT = "qbench"
 #: Decorator of a plugin's hook functions.
@@ -36,6 +37,23 @@ def qbench_register_modes(register: Callable[[Mode | Family[Mode]], None]) -> No
 @hookspec
 def qbench_register_layers(register: Callable[[type[QuantModule]], None]) -> None:
     """Call ``register`` on each quantized layer class."""
+
+
+@hookspec
+def qbench_register_functions(register: Callable[[type[QuantFunction]], None]) -> None:
+    """Call ``register`` on each quantized function class."""
+
+
+@hookspec
+def qbench_register_range_rules(
+    register: Callable[[RangeRule | Family[RangeRule]], None],
+) -> None:
+    """Call ``register`` on each rule that turns observed values into the range of a scale."""
+
+
+@hookspec
+def qbench_register_policies(register: Callable[[PolicyEntry], None]) -> None:
+    """Call ``register`` on each policy."""
 
 
 @hookspec

@@ -21,6 +21,7 @@ class Filters(Protocol):
     formats: str | None
     modes: str | None
     layers: str | None
+    policies: str | None
 
 
 def rows(manager: Manager, kind: str, filters: Filters) -> Rows:
@@ -31,6 +32,8 @@ def rows(manager: Manager, kind: str, filters: Filters) -> Rows:
         "modes": _modes,
         "layers": _layers,
         "models": _models,
+        "policies": _policies,
+        "ranges": _ranges,
         "datasets": _datasets,
         "cases": _cases,
     }
@@ -96,6 +99,27 @@ def _models(manager: Manager, filters: Filters) -> Rows:
     ]
     body += [(f, "", "", str(manager.models.owner(f))) for f in manager.models.families()]
     return [("model", "default", "dataset", "description"), *body]
+
+
+def _policies(manager: Manager, filters: Filters) -> Rows:
+    chosen, known = filters.policies, manager.policies
+    names = known.names() if chosen is None else known.select(chosen)
+    body = [
+        (name, "yes" if entry.default else "", entry.description, str(manager.policies.owner(name)))
+        for name in names
+        for entry in [manager.policies.get(name)]
+    ]
+    body += [
+        (f, "", "any file", str(manager.policies.owner(f))) for f in manager.policies.families()
+    ]
+    return [("policy", "default", "description", "owner"), *body]
+
+
+def _ranges(manager: Manager, _: Filters) -> Rows:
+    rules = manager.range_rules
+    body = [(r.name, r.description, str(rules.owner(r.name))) for r in rules]
+    body += [(f, "any size", str(rules.owner(f))) for f in rules.families()]
+    return [("range", "meaning", "owner"), *body]
 
 
 def _datasets(manager: Manager, _: Filters) -> Rows:

@@ -23,19 +23,21 @@ from typing import TYPE_CHECKING, Any, cast
 import pluggy
 
 from qbench_suite import hookspecs
+from qbench_suite.datasets import DatasetEntry
 from qbench_suite.errors import DuplicateNameError, PluginError
 from qbench_suite.loading import Plugin, Problem, functions_of, hooks_of, import_file, problem_of
+from qbench_suite.policies import PolicyEntry
 from qbench_suite.registry import Family, Owner, Registry
 
 if TYPE_CHECKING:
-    from qbench_suite.datasets import DatasetEntry
     from qbench_suite.formats import Format
-    from qbench_suite.layers import QuantModule
+    from qbench_suite.layers import QuantFunction, QuantModule
     from qbench_suite.models import ModelEntry
-    from qbench_suite.scaling import Mode
+    from qbench_suite.scaling import Mode, RangeRule
 
 ENTRY_POINT_GROUP = "qbench"
 _NAME = re.compile(r"[A-Za-z0-9_.+:/]+")
+_DATASET_NAME = re.compile(r"[A-Za-z0-9_.+:/-]+")
 
 
 class Manager:
@@ -48,6 +50,9 @@ class Manager:
         self.formats: Registry[Format] = Registry("format")
         self.modes: Registry[Mode] = Registry("mode")
         self.layers: Registry[_Layer] = Registry("layer")
+        self.functions: Registry[_Function] = Registry("function")
+        self.range_rules: Registry[RangeRule] = Registry("range rule")
+        self.policies: Registry[PolicyEntry] = Registry("policy")
         self.models: Registry[ModelEntry] = Registry("model")
         self.datasets: Registry[DatasetEntry] = Registry("dataset")
         self.plugins: list[Plugin] = []
@@ -59,6 +64,9 @@ class Manager:
             "qbench_register_formats": self.formats,
             "qbench_register_modes": self.modes,
             "qbench_register_layers": self.layers,
+            "qbench_register_functions": self.functions,
+            "qbench_register_range_rules": self.range_rules,
+            "qbench_register_policies": self.policies,
             "qbench_register_models": self.models,
             "qbench_register_datasets": self.datasets,
         }
@@ -66,6 +74,12 @@ class Manager:
         pattern = r"(?P<base>.+)\+(?P<suffix>[a-z]+)"
         variants = Family("<format>+<variant>", pattern, self._variant, self._variant_owner)
         self.formats.register(variants, core)
+        files = Family(
+            "<path>.yaml",
+            r".+\.ya?ml",
+            lambda match: PolicyEntry(name=match[0], path=Path(match[0])),
+        )
+        self.policies.register(files, core)
         #: Modules that were loaded, or failed to.
         self._seen: set[str] = set()
 
@@ -185,9 +199,19 @@ class _Layer:
     layer: type[QuantModule]
 
 
+@dataclass(frozen=True)
+class _Function:
+    """A quantized function class in its registry, under the name of the class."""
+
+    name: str
+    function: type[QuantFunction]
+
+
 def _named(entry: Any) -> Any:
     """``entry`` if it can be registered; classes are wrapped, as their name is not theirs to give."""
     if inspect.isclass(entry):
+        if hasattr(entry, "functions"):
+            return _Function(entry.__name__, cast(Any, entry))
         if not hasattr(entry, "float_types"):
             raise PluginError(
                 f"A class is registered as a layer, which names its float_types; {entry!r} names none. "
@@ -195,7 +219,9 @@ def _named(entry: Any) -> Any:
             )
         return _Layer(entry.__name__, cast(Any, entry))
     name = getattr(entry, "name", None)
-    if not isinstance(name, str) or not (isinstance(entry, Family) or _NAME.fullmatch(name)):
+    # A hyphen separates the axes of a case id, of which a dataset is none.
+    plain = _NAME if not isinstance(entry, DatasetEntry) else _DATASET_NAME
+    if not isinstance(name, str) or not (isinstance(entry, Family) or plain.fullmatch(name)):
         raise PluginError(
             f"register() takes an entry whose name is made of letters, digits and _ . + : /; got "
             f"{entry!r}. Pass a Format, Mode, ModelEntry, DatasetEntry, Family or QuantModule class."

@@ -6,12 +6,14 @@ import re
 from pathlib import Path
 
 import pytest
+import torch
 
 from qbench_suite.engine import Engine, LayerCase, Settings
 from qbench_suite.engine.grid import FormatCase, Selection
+from qbench_suite.layers import Role, resolve_function
 from qbench_suite.manager import default_manager
 from qbench_suite.pytest_plugin.option_table import OPTIONS
-from qbench_suite.scaling import compiling
+from qbench_suite.scaling import Quantizer, compiling
 from qbench_suite.timing import RoundTimer
 
 ROOT = Path(__file__).parent.parent
@@ -59,6 +61,26 @@ def test_each_plugin_snippet_loads_and_its_entries_run(text: str, tmp_path: Path
                 assert row.outcome == "passed", row.reason
 
 
+def test_the_function_snippet_computes_what_its_functions_do(tmp_path: Path) -> None:
+    (text,) = (text for _, text in PLUGINS if "qbench_register_functions" in text)
+    file = tmp_path / "function_snippet.py"
+    file.write_text(text, encoding="utf-8")
+    manager = default_manager(files=[file])
+    entries = [e for e in manager.functions if manager.functions.owner(e.name).module == str(file)]
+    quantizer = Quantizer(manager.formats.get("int8"), manager.modes.get("tensor"))
+    args = (torch.randn(2, 3, 4), torch.randn(2, 3, 4))
+    for dotted in entries[0].function.functions:
+        function = resolve_function(dotted)
+        assert function is not None, dotted
+        assert entries[0].function.misfit(function, args, {}) == ""
+        assert entries[0].function.misfit(function, (args[0], 1), {})
+        with compiling.eager():
+            found = entries[0].function({Role.INPUT: quantizer}).call(function, args, {})
+        expected = function(args[0].clone(), args[1])
+        torch.testing.assert_close(found, expected, atol=0.05, rtol=0)
+        assert not torch.equal(found, expected)
+
+
 def test_every_page_has_its_snippets_found() -> None:
     assert len(PLUGINS) >= 6
 
@@ -66,7 +88,7 @@ def test_every_page_has_its_snippets_found() -> None:
 def test_every_option_a_page_names_exists() -> None:
     known = set(OPTIONS)
     for page in PAGES:
-        named = set(re.findall(r"--qbench-[a-z-]+", page.read_text(encoding="utf-8")))
+        named = set(re.findall(r"--qbench-[a-z0-9-]+", page.read_text(encoding="utf-8")))
         assert named <= known, f"{page.name} names {sorted(named - known)}"
 
 

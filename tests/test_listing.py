@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import types
 from collections.abc import Callable
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -22,12 +23,14 @@ from qbench_suite import (
     hookimpl,
 )
 from qbench_suite.listing import rows
+from qbench_suite.policies import PolicyEntry
+from qbench_suite.registry import Owner
 
 INT8 = IntFormat(name="int8", bits=8, low=-127, high=127)
 
 
 def filters(**chosen: str) -> Any:
-    axes = dict.fromkeys(("models", "formats", "modes", "layers"))
+    axes = dict.fromkeys(("models", "formats", "modes", "layers", "policies"))
     return SimpleNamespace(**{**axes, **chosen})
 
 
@@ -64,7 +67,8 @@ def manager() -> Manager:
 
 
 @pytest.mark.parametrize(
-    "kind", ["plugins", "formats", "modes", "layers", "models", "datasets", "cases"]
+    "kind",
+    ["plugins", "formats", "modes", "layers", "models", "policies", "datasets", "cases"],
 )
 def test_every_listing_has_a_heading_and_even_rows(manager: Manager, kind: str) -> None:
     heading, *body = rows(manager, kind, filters())
@@ -103,6 +107,13 @@ def test_families_are_listed_below_the_modes(manager: Manager) -> None:
     assert rows(manager, "modes", filters())[1][1:3] == ("yes", "one scale")
 
 
+def test_policies_are_listed_by_name_then_any_file(manager: Manager) -> None:
+    entry = PolicyEntry(name="p", path=Path("p.yaml"), description="mine", default=True)
+    manager.policies.register(entry, Owner("test"))
+    _, *body = rows(manager, "policies", filters())
+    assert [row[:3] for row in body] == [("p", "yes", "mine"), ("<path>.yaml", "", "any file")]
+
+
 def test_layers_of_a_model_say_what_stays_float(manager: Manager) -> None:
     _, *body = rows(manager, "layers", filters(models="m"))
     assert [row[:3] for row in body] == [("m", "0", "Flatten"), ("m", "1", "Tanh")]
@@ -115,7 +126,7 @@ def test_cases_are_those_of_the_filters(manager: Manager) -> None:
     assert ("quantizers", "int8+truncate-tensor") in body
 
 
-@pytest.mark.parametrize("axis", ["models", "formats", "modes"])
+@pytest.mark.parametrize("axis", ["models", "formats", "modes", "policies"])
 def test_filter_without_match_is_an_error(manager: Manager, axis: str) -> None:
     with pytest.raises(NameNotFoundError, match="zzz"):
         rows(manager, axis, filters(**{axis: "zzz"}))

@@ -81,8 +81,11 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     run = metafunc.config.stash[RUN]
     for fixture in options.CASE_FIXTURES & set(metafunc.fixturenames):
         cases = run.cases(fixture)
-        marks = {case.format: getattr(pytest.mark, case.format) for case in cases}
-        params = [pytest.param(case, id=case.id, marks=marks[case.format]) for case in cases]
+        marks = {name: getattr(pytest.mark, name) for case in cases for name in case.marks}
+        params = [
+            pytest.param(case, id=case.id, marks=[marks[name] for name in case.marks])
+            for case in cases
+        ]
         metafunc.parametrize(fixture, params)
 
 

@@ -24,6 +24,10 @@ OPTIONS: dict[str, dict[str, Any]] = {
         "metavar": "NAMES",
         "help": f"layers of the grid: {_PATTERNS}",
     },
+    "--qbench-policies": {
+        "metavar": "NAMES",
+        "help": f"policies that whole models are converted by: {_PATTERNS}; also the path of a YAML file",
+    },
     "--qbench-role": {
         "action": "append",
         "default": [],
@@ -32,13 +36,44 @@ OPTIONS: dict[str, dict[str, Any]] = {
     },
     "--qbench-data": {
         "metavar": "DATASET",
-        "help": "dataset of the reference inputs in place of each model's own; random for normal noise",
+        "help": "dataset of inputs and labels in place of each model's own; random for normal noise",
     },
     "--qbench-batch": {
         "type": int,
         "default": 16,
         "metavar": "N",
         "help": "images in a reference input (default 16)",
+    },
+    "--qbench-images": {
+        "type": int,
+        "metavar": "N",
+        "help": "images that a whole model is evaluated on (default: all held out)",
+    },
+    "--qbench-eval-batch": {
+        "type": int,
+        "default": 32,
+        "metavar": "N",
+        "help": "images in a batch of a whole model (default 32)",
+    },
+    "--qbench-broken-images": {
+        "type": int,
+        "default": 10,
+        "metavar": "N",
+        "help": "unreadable images that are counted and left out before it is an error (default 10)",
+    },
+    "--qbench-layerwise": {
+        "choices": ("on", "off"),
+        "default": "on",
+        "help": "measure how far a converted model has drifted at each layer (default on)",
+    },
+    "--qbench-compliance": {
+        "type": Path,
+        "metavar": "FILE",
+        "help": "YAML file that says which tensors of a converted model are checked against the grid",
+    },
+    "--qbench-fp32-cache": {
+        "metavar": "FOLDER",
+        "help": "folder of float logits kept between runs (default ~/.cache/qbench/fp32; none for no folder)",
     },
     "--qbench-seed": {
         "type": int,
@@ -72,6 +107,11 @@ OPTIONS: dict[str, dict[str, Any]] = {
         "type": Path,
         "metavar": "FILE",
         "help": "table of error gates in place of the suite's own",
+    },
+    "--qbench-report": {
+        "choices": ("on", "off"),
+        "default": "on",
+        "help": "write the text reports and the HTML page of the run (default on)",
     },
     "--qbench-results": {
         "type": Path,

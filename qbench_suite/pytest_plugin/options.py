@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,7 +15,7 @@ if TYPE_CHECKING:
     from qbench_suite.engine import Selection, Settings
 
 #: Fixtures that a case file asks for to be parametrized over the grid.
-CASE_FIXTURES = frozenset({"layer_case", "format_case", "quantizer_case"})
+CASE_FIXTURES = frozenset({"layer_case", "format_case", "quantizer_case", "model_case"})
 #: What ``--benchmark-json`` without a path holds until the run's folder is known.
 IN_RUN_FOLDER = Path("(folder of the run)") / "benchmark.json"
 
@@ -34,23 +35,36 @@ def selection(config: pytest.Config) -> Selection:
     return Selection(
         **{
             axis: config.getoption(f"qbench_{axis}")
-            for axis in ("models", "formats", "modes", "layers")
+            for axis in ("models", "formats", "modes", "layers", "policies")
         }
     )
 
 
-def settings(config: pytest.Config) -> Settings:
-    """What the options say of every case; raises ``UsageError`` for a value that makes no sense."""
+#: Options that are numbers, and the least value of each.
+_LEAST = {
+    "batch": 1,
+    "rounds": 1,
+    "cache_mb": 1,
+    "images": 1,
+    "eval_batch": 1,
+    "seed": 0,
+    "broken_images": 0,
+}
+
+
+def settings(config: pytest.Config, folder: Path) -> Settings:
+    """What the options say of every case; ``UsageError`` for a value that makes no sense.
+
+    ``folder``: the run's.
+    """
     from qbench_suite.engine import Settings
 
-    for name in ("batch", "rounds", "cache_mb"):
+    for name, least in _LEAST.items():
         value, option = config.getoption(f"qbench_{name}"), f"--qbench-{name.replace('_', '-')}"
-        if value < 1:
+        if value is not None and value < least:
             raise pytest.UsageError(
-                f"{option} is at least 1; got {value}. Leave it out, or raise it."
+                f"{option} is at least {least}; got {value}. Leave it out, or raise it."
             )
-    if config.getoption("qbench_seed") < 0:
-        raise pytest.UsageError("--qbench-seed is not negative. Leave it out, or raise it.")
     return Settings(
         seed=config.getoption("qbench_seed"),
         batch=config.getoption("qbench_batch"),
@@ -58,8 +72,39 @@ def settings(config: pytest.Config) -> Settings:
         device=config.getoption("qbench_device"),
         dataset=config.getoption("qbench_data"),
         roles=_roles(config.getoption("qbench_role")),
+        images=config.getoption("qbench_images"),
+        eval_batch=config.getoption("qbench_eval_batch"),
+        layerwise=config.getoption("qbench_layerwise") == "on",
+        compliance=config.getoption("qbench_compliance"),
+        broken_images=config.getoption("qbench_broken_images"),
+        fp32_cache=_fp32_cache(config.getoption("qbench_fp32_cache")),
+        unfinished=folder / "unfinished",
         quantizer_shape=_shape(config.getoption("qbench_quantizer_shape")),
     )
+
+
+def arguments(config: pytest.Config) -> str:
+    """The suite's options as given, for a shell; without those that say where results go."""
+    words = []
+    for option, attributes in OPTIONS.items():
+        value = config.getoption(option.removeprefix("--").replace("-", "_"))
+        if option in _WHERE or value == attributes.get(
+            "default", attributes.get("action") and False
+        ):
+            continue
+        values = value if isinstance(value, list) else [value]
+        words += [option if v is True else f"{option}={v}" for v in values]
+    return shlex.join(words)
+
+
+#: Options that say where a run is kept, not what it measures.
+_WHERE = ("--qbench-results", "--qbench-run", "--qbench-resume")
+
+
+def _fp32_cache(name: str | None) -> Path | None:
+    if name == "none":
+        return None
+    return Path(name or "~/.cache/qbench/fp32").expanduser()
 
 
 def _roles(specs: list[str]) -> dict[str, str]:

@@ -2,19 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 import pytest
 
+_REDRAW_SECONDS = 0.5
+
 
 class ProgressBar:
-    """Counts tests on a terminal; without one, or without rich, it leaves pytest's dots alone."""
+    """Counts tests on a terminal; without one, or without rich, it leaves pytest's dots alone.
 
-    def __init__(self) -> None:
+    ``uncaptured``: in its context what is written reaches the terminal, while a test is running too.
+    """
+
+    def __init__(self, uncaptured: Callable[[], AbstractContextManager[None]]) -> None:
+        self._uncaptured = uncaptured
         self._bar: Any = None
         self._task: Any = None
+        self._images: Any = None
+        self._drawn = 0.0
         self._failed = 0
 
     @contextmanager
@@ -34,11 +43,27 @@ class ProgressBar:
             self._bar.stop()
             self._bar = None
 
+    def images(self, case: str, done: int, total: int) -> None:
+        """Show how far the case at hand is; drawn around the capture of its output, twice a second."""
+        if self._bar is None:
+            return
+        if self._images is None:
+            self._images = self._bar.add_task("images", total=total, failed="")
+        self._bar.update(self._images, description=case, completed=done, total=total)
+        now = time.monotonic()
+        if now - self._drawn > _REDRAW_SECONDS and done < total:
+            self._drawn = now
+            with self._uncaptured():
+                self._bar.refresh()
+
     def status(self, report: pytest.TestReport) -> tuple[str, str, str] | None:
         """Count a test that has ended; while the bar is shown no test leaves a letter."""
         if self._bar is None:
             return None
         self._failed += report.failed
+        if self._images is not None and report.when == "teardown":
+            self._bar.remove_task(self._images)
+            self._images = None
         self._bar.update(self._task, advance=report.when == "teardown", failed=self._failed)
         self._bar.refresh()
         counted = report.when == "call" or not report.passed

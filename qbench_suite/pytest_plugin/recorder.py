@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 import os
 import re
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,6 +25,10 @@ _SETTINGS = {
     "device": "--qbench-device",
     "dataset": "--qbench-data",
     "roles": "--qbench-role",
+    "images": "--qbench-images",
+    "eval_batch": "--qbench-eval-batch",
+    "layerwise": "--qbench-layerwise",
+    "compliance": "--qbench-compliance",
 }
 
 
@@ -74,6 +79,8 @@ class Recorder:
         self._float_models: set[str] = set()
         #: Why recording stopped before its time; empty while it works.
         self.lost = ""
+        #: What the reports lack, and how to get it.
+        self.remarks: list[str] = []
         #: Whether the run that is resumed has finished every case selected.
         self.complete = False
         self.folder = run_folder(config)
@@ -109,7 +116,9 @@ class Recorder:
         """Note the row of a case that has ended."""
         journal = self._journal
         if journal and not self.lost:
-            self._guard(lambda: journal.finished(key, row.table, row.to_json()))
+            self._guard(
+                lambda: journal.finished(key, row.table, row.to_json(), row.details_to_json())
+            )
 
     def left_float(self, model: str, modules: Callable[[str], list[dict[str, Any]]]) -> None:
         """Note, once a model, its modules that no layer replaces: ``modules(model)``."""
@@ -130,8 +139,30 @@ class Recorder:
         try:
             if any(self.folder.glob("journal-*.jsonl")):
                 write_tables(self.folder)
+                self._write_reports()
         except ResultsError as error:
             self.lose(str(error))
+
+    def _write_reports(self) -> None:
+        """The reports of the run, and its table in the summary of a GitHub step where there is one."""
+        from qbench_suite.report import ReportWarning, step_summary, write_reports
+
+        if self._config.getoption("qbench_report") == "off":
+            return
+        try:
+            with warnings.catch_warnings(record=True) as caught:
+                warnings.simplefilter("always")
+                write_reports(self.folder)
+                if path := os.environ.get("GITHUB_STEP_SUMMARY"):
+                    step_summary(self.folder, Path(path))
+            self.remarks = [str(w.message) for w in caught if w.category is ReportWarning]
+        except ResultsError:
+            raise
+        except Exception as error:
+            self.lose(
+                f"A run ends with its reports; these were not written ({type(error).__name__}: {error}). "
+                f"The tables are whole; qbench report {self.folder} builds the reports again."
+            )
 
     def _open(self, header: Callable[[], dict[str, Any]]) -> Journal:
         from qbench_suite.results import Journal

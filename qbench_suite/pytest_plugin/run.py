@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -38,7 +38,7 @@ class Run:
         self._offered: list[object] = []
         self._mistake = ""
         self.recorder = Recorder(config)
-        self.bar = ProgressBar()
+        self.bar = ProgressBar(self._uncaptured)
 
     def offer(self, plugin: object) -> None:
         """Hand a pytest plugin over, in case it holds hooks of the suite (a ``conftest.py`` may)."""
@@ -85,7 +85,10 @@ class Run:
 
         keep_freed_blocks()
         gates = Gates.read(self._config.getoption("qbench_gates"))
-        return Engine(self.manager, options.settings(self._config), gates)
+        settings = options.settings(self._config, self.recorder.folder)
+        engine = Engine(self.manager, settings, gates)
+        engine.progress = self.bar.images
+        return engine
 
     def cases(self, fixture: str) -> list[Any]:
         """The cases that a fixture is parametrized with; none after a mistake of the user's."""
@@ -99,7 +102,7 @@ class Run:
             if hasattr(self._config, "workerinput"):  # a worker's collection is told by its errors
                 raise pytest.Collector.CollectError(self._mistake) from None
             return []
-        for name in {case.format for case in cases}:
+        for name in sorted({name for case in cases for name in case.marks}):
             self._config.addinivalue_line("markers", f"{name}: cases of the format {name}")
         return cases
 
@@ -117,6 +120,7 @@ class Run:
 
     def arrange(self, items: list[pytest.Item]) -> None:
         """Sort cases so that each model is loaded once; leave out what a resumed run has finished."""
+        items[:] = [item for item in items if not _stands_for_none(item)]
         done = self.recorder.finished_before()
         left_out = [item for item in items if (case := case_of(item)) and case.key in done]
         if left_out:
@@ -156,19 +160,31 @@ class Run:
         """Facts for the journal's header and the benchmark JSON."""
         from qbench_suite.engine.machine import machine_info
 
-        return machine_info(self.manager, self.engine.settings)
+        info = machine_info(self.manager, self.engine.settings)
+        return info | {"arguments": options.arguments(self._config)}
+
+    def _uncaptured(self) -> AbstractContextManager[None]:
+        capture = self._config.pluginmanager.getplugin("capturemanager")
+        return capture.global_and_fixture_disabled() if capture else nullcontext()
 
     def _left_float(self, model: str) -> list[dict[str, Any]]:
         modules = self.engine.pool.get(model).float_modules
         return [{"module": n, **asdict(m)} for n, m in modules.items() if m.loses_coverage]
 
     def _select(self, fixture: str) -> list[Any]:
+        from qbench_suite.engine import ModelCase
+
         chosen = options.selection(self._config)
+        of_models = fixture == "model_case"
+        if not chosen.concerns(ModelCase.table if of_models else fixture):
+            return []
         cases: list[Any] = getattr(self.engine, f"{fixture}s")(chosen)
-        if not cases and chosen != type(chosen)():
+        # Formats may be chosen that no policy uses.
+        asked = chosen.policies is not None if of_models else chosen != type(chosen)()
+        if not cases and asked:
             raise SelectionError(
                 f"A grid holds cases; the options select no {fixture.replace('_', ' ')}. Widen "
-                "--qbench-models, --qbench-formats, --qbench-modes or --qbench-layers."
+                "--qbench-models, --qbench-formats, --qbench-modes, --qbench-layers or --qbench-policies."
             )
         return cases
 
@@ -190,15 +206,20 @@ def _reason(report: pytest.TestReport) -> str:
 
 def case_of(item: pytest.Item) -> Any:
     """The grid case that an item measures; None for other tests."""
-    callspec = getattr(item, "callspec", None)
-    if callspec is None:
-        return None
-    cases = (callspec.params[f] for f in options.CASE_FIXTURES if f in callspec.params)
-    # pytest puts a marker of its own in the place of an empty list of cases.
-    return next((case for case in cases if hasattr(case, "table")), None)
+    return next((case for case in _parameters(item) if hasattr(case, "table")), None)
+
+
+def _stands_for_none(item: pytest.Item) -> bool:
+    """Whether ``item`` is what pytest puts in the place of an empty list of cases."""
+    return bool(_parameters(item)) and case_of(item) is None
+
+
+def _parameters(item: pytest.Item) -> list[Any]:
+    params = item.callspec.params if hasattr(item, "callspec") else {}
+    return [params[fixture] for fixture in options.CASE_FIXTURES if fixture in params]
 
 
 def _order(item: pytest.Item) -> tuple[int, str, Any]:
-    """Cases first: formats, then layers, then quantizers, each sorted by its axes."""
+    """Cases first: formats, then layers, models, quantizers, each sorted by its axes."""
     case = case_of(item)
     return (0, case.table, case) if case else _LAST

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from qbench_suite.errors import ResultsError
+from qbench_suite.report.naming import short_names
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -22,15 +23,9 @@ def summarise(
 ) -> None:
     """Print the tables of the run, where it lies, and how to go on where it was interrupted."""
     tables = _tables(recorder)
-    if "layers" in tables:
-        _print(terminal, "format x mode over all layers", _by_format_and_mode(tables["layers"]))
-        _print(terminal, f"worst {_WORST} layers", _worst(tables["layers"]))
-    if "quantizers" in tables:
-        _print(terminal, "throughput of fake-quantize", _throughput(tables["quantizers"]))
-    if "formats" in tables and "layers" not in tables:
-        _print(terminal, "formats: SQNR in dB by distribution", _by_distribution(tables["formats"]))
-    if "left_float" in tables:
-        _print(terminal, "left in float: no registered layer", _left_float(tables["left_float"]))
+    _print_tables(terminal, tables)
+    for remark in recorder.remarks:
+        terminal.write_line(remark, yellow=True)
     if recorder.lost:
         terminal.write_line(recorder.lost, red=True)
     if recorder.complete:
@@ -43,6 +38,20 @@ def summarise(
         terminal.write_line(f"results: {recorder.folder}")
 
 
+def _print_tables(terminal: pytest.TerminalReporter, tables: dict[str, pd.DataFrame]) -> None:
+    if "models" in tables:
+        _print(terminal, "models x policies", _by_policy(tables["models"]))
+    if "layers" in tables:
+        _print(terminal, "format x mode over all layers", _by_format_and_mode(tables["layers"]))
+        _print(terminal, f"worst {_WORST} layers", _worst(tables["layers"]))
+    if "quantizers" in tables:
+        _print(terminal, "throughput of fake-quantize", _throughput(tables["quantizers"]))
+    if "formats" in tables and "layers" not in tables:
+        _print(terminal, "formats: SQNR in dB by distribution", _by_distribution(tables["formats"]))
+    if "left_float" in tables:
+        _print(terminal, "left in float: no registered layer", _left_float(tables["left_float"]))
+
+
 def _tables(recorder: Recorder) -> dict[str, pd.DataFrame]:
     from qbench_suite.results import tables_of
 
@@ -52,6 +61,26 @@ def _tables(recorder: Recorder) -> dict[str, pd.DataFrame]:
         return tables_of(recorder.contents())
     except ResultsError:
         return {}
+
+
+def _by_policy(models: pd.DataFrame) -> pd.DataFrame:
+    columns = {
+        "model": "model",
+        "policy": "policy",
+        "weight_bits": "bits",
+        "fp32_top1": "fp32_top1",
+        "top1": "top1",
+        "top1_low": "low",
+        "top1_high": "high",
+        "agreement": "agreement",
+        "sqnr_db": "sqnr_db",
+        "coverage": "coverage",
+        "compliant": "compliant",
+        "slowdown": "slowdown",
+        "outcome": "outcome",
+    }
+    table = models[list(columns)].rename(columns=columns).sort_values(["model", "policy"])
+    return table.assign(model=table["model"].map(short_names(table["model"].unique())))
 
 
 def _by_format_and_mode(layers: pd.DataFrame) -> pd.DataFrame:
