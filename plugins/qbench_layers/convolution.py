@@ -11,10 +11,10 @@ from torch.nn import functional as F
 
 from qbench_layers.base import QuantLayer
 from qbench_layers.weight_layout import ConvolutionWeights
-from qbench_suite import Role
+from qbench_suite import LinearMap, Role
 
 
-class QuantConvolution(ConvolutionWeights, QuantLayer):
+class QuantConvolution(ConvolutionWeights, LinearMap, QuantLayer):
     """``y = Q(x) ∗ Q(W) + b``, W quantized once, b float; any stride, padding, dilation, groups.
 
     Roles: ``weight`` (out, in/groups, *kernel), quantized and recorded in the view of all that an output
@@ -27,8 +27,6 @@ class QuantConvolution(ConvolutionWeights, QuantLayer):
     #: What convolves: torch's function of as many spatial axes.
     convolve: ClassVar[Callable[..., Tensor]]
 
-    weight: Tensor
-    bias: Tensor | None
     #: Whether the input is padded as TensorFlow's SAME does, by its own size.
     same_pad: bool = False
 
@@ -56,6 +54,25 @@ class QuantConvolution(ConvolutionWeights, QuantLayer):
         geometry = (self.stride, padding, self.dilation, self.groups)
         y = type(self).convolve(x, self.weight, self.bias, *geometry)
         return self.quantize(Role.OUTPUT, "output", y)
+
+    def patches(self, x: Tensor) -> Tensor:
+        """(groups, windows, kernel · in/groups) of (N, in, …) or (in, …), padded as ``forward`` does."""
+        rank = len(self.kernel_size)
+        x, padding = self._pad(x if x.dim() == rank + 2 else x[None])
+        if padding not in ("valid", (0,) * rank):
+            x = F.pad(x, self._border())
+        windows = x.unflatten(1, (self.groups, -1))  # (N, g, in/g, …)
+        for axis in range(rank):
+            reach = self.dilation[axis] * (self.kernel_size[axis] - 1) + 1
+            windows = windows.unfold(3 + axis, reach, self.stride[axis])
+            windows = windows[..., :: self.dilation[axis]]
+        # (N, g, in/g, windows …, kernel …): channels go last, and the groups first.
+        return windows.movedim(2, -1).transpose(0, 1).flatten(rank + 2).flatten(1, -2)
+
+    def lay_rows(self, rows: Tensor, weight: Tensor) -> None:
+        """Rows (out, kernel · in/groups) as (out, in/groups, *kernel)."""
+        view = self.outputs_first(weight)
+        view.copy_(rows.view(view.shape))
 
     def _pad(self, x: Tensor) -> tuple[Tensor, tuple[int, ...] | str]:
         """``x`` with the padding that torch's function cannot do, and the padding left for it."""

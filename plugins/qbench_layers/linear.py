@@ -8,10 +8,10 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from qbench_layers.base import QuantLayer
-from qbench_suite import Role
+from qbench_suite import LinearMap, Role
 
 
-class QuantLinear(QuantLayer):
+class QuantLinear(LinearMap, QuantLayer):
     """``y = Q(x) · Q(W)ᵀ + b``, W quantized once, b float.
 
     Roles: ``weight`` (out, in), channels ``out``, chunks along ``in``; ``input`` (…, in) of any
@@ -22,9 +22,6 @@ class QuantLinear(QuantLayer):
     float_types = ("torch.nn.Linear", "timm.layers.linear.Linear")
     optional_roles = (Role.OUTPUT,)
     features = -1
-
-    weight: Tensor
-    bias: Tensor | None
 
     def take(self, module: Any) -> None:
         """Weight, bias and sizes of ``module``."""
@@ -37,3 +34,7 @@ class QuantLinear(QuantLayer):
         """(…, in) → (…, out)."""
         y = F.linear(self.quantize(Role.INPUT, "input", x), self.weight, self.bias)
         return self.quantize(Role.OUTPUT, "output", y)
+
+    def patches(self, x: Tensor) -> Tensor:
+        """(1, vectors, in)."""
+        return x.reshape(1, -1, self.in_features)

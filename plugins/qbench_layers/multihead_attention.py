@@ -95,7 +95,7 @@ class QuantMultiheadAttention(QuantLayer):
         v = self.quantize(Role.INPUT, "v", v, axes=_VALUE_AXES)
         y, weights = self._attend(q, k, v, mask, need_weights)
         y = self.quantize(Role.INPUT, "attended", y.transpose(1, 2).flatten(2))
-        y = F.linear(y, self.out_proj.weight, self.out_proj.bias)
+        y = _project(y, self.out_proj.weight, self.out_proj.bias)
         y = self._batch_back(self.quantize(Role.OUTPUT, "output", y), query)
         if weights is None or not need_weights:
             return y, None
@@ -108,20 +108,25 @@ class QuantMultiheadAttention(QuantLayer):
         for name, x in (("query", query), ("key", key), ("value", value)):
             if id(x) not in tokens:
                 tokens[id(x)] = self._batch_first(self.quantize(Role.INPUT, name, x))
+        if self.in_proj_weight is not None and query is key is value:
+            # One product, as in torch: three smaller ones may round otherwise.
+            x = _project(tokens[id(query)], self.in_proj_weight, self.in_proj_bias)
+            q, k, v = x.chunk(3, dim=-1)
+            return self._split(q), self._split(k), self._split(v)
         if self.in_proj_weight is not None:
             weights = self.in_proj_weight.chunk(3)
         else:
             weights = (self.q_proj_weight, self.k_proj_weight, self.v_proj_weight)
         biases = (None,) * 3 if self.in_proj_bias is None else self.in_proj_bias.chunk(3)
         q, k, v = (
-            F.linear(tokens[id(x)], weight, bias)
+            _project(tokens[id(x)], weight, bias)
             for x, weight, bias in zip((query, key, value), weights, biases, strict=True)
         )
         return self._split(q), self._split(k), self._split(v)
 
     def _split(self, x: Tensor) -> Tensor:
         """(N, tokens, E) → (N, heads, tokens, head_dim)."""
-        return x.view(*x.shape[:2], self.num_heads, self.head_dim).transpose(1, 2)
+        return x.unflatten(-1, (self.num_heads, self.head_dim)).transpose(1, 2)
 
     def _batch_first(self, x: Tensor) -> Tensor:
         if x.dim() == 2:
@@ -173,6 +178,14 @@ class QuantMultiheadAttention(QuantLayer):
             weights = weights.masked_fill(nothing, 0.0)
         weights = F.dropout(self.quantize(Role.ACT, "softmax", weights, axis=-1), dropout)
         return weights @ v, weights
+
+
+def _project(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """(N, tokens, E) → (N, tokens, features), in the order of rows that torch has: tokens first.
+
+    The last bits of a row of a matrix product depend on where the row stands.
+    """
+    return F.linear(x.transpose(0, 1), weight, bias).transpose(0, 1)
 
 
 def _added(mask: Tensor, dtype: torch.dtype) -> Tensor:
