@@ -126,7 +126,7 @@ class QuantMultiheadAttention(QuantLayer):
 
     def _split(self, x: Tensor) -> Tensor:
         """(N, tokens, E) → (N, heads, tokens, head_dim)."""
-        return x.unflatten(-1, (self.num_heads, self.head_dim)).transpose(1, 2)
+        return x.reshape(*x.shape[:2], self.num_heads, self.head_dim).transpose(1, 2)
 
     def _batch_first(self, x: Tensor) -> Tensor:
         if x.dim() == 2:
