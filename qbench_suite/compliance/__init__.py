@@ -2,12 +2,13 @@
 
 from qbench_suite.compliance.grid import Compliance, Violation, check_grid
 from qbench_suite.compliance.model import Failure, ModelCompliance, SiteVerdict, TensorVerdict
-from qbench_suite.compliance.rules import ComplianceRules, read_rules
+from qbench_suite.compliance.rules import ComplianceRules, IntegerRules, read_rules
 
 __all__ = [
     "Compliance",
     "ComplianceRules",
     "Failure",
+    "IntegerRules",
     "ModelCompliance",
     "SiteVerdict",
     "TensorVerdict",

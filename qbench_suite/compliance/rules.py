@@ -65,6 +65,18 @@ class Limits(_Section):
     failures: FailureLimits = FailureLimits()
 
 
+class IntegerRules(_Section):
+    """How it is shown that no float operation runs in integer blocks."""
+
+    #: The audits that are made.
+    audits: Annotated[
+        tuple[Literal["dispatch", "exported", "compiled", "state", "disassembly"], ...],
+        Field(strict=False, min_length=1),
+    ] = ("dispatch", "exported", "compiled", "state", "disassembly")
+    #: Globs of float entries that the state dict of a block may hold, beside those it declares.
+    float_state: Annotated[Patterns, Field(strict=False)] = ()
+
+
 class ComplianceRules(_Section):
     """Which quantized tensors of a model are checked, how exactly, and how many of them."""
 
@@ -75,6 +87,7 @@ class ComplianceRules(_Section):
     #: ``exact``, or the units in its last place by which a value may miss the grid.
     tolerance: Literal["exact"] | Annotated[int, Field(ge=1, le=MOST_ULPS)] = "exact"
     limits: Limits = Limits()
+    integer: IntegerRules = IntegerRules()
 
     _document: Document | None = PrivateAttr(default=None)
 
