@@ -61,13 +61,14 @@ class QuantConvolution(ConvolutionWeights, LinearMap, QuantLayer):
         x, padding = self._pad(x if x.dim() == rank + 2 else x[None])
         if padding not in ("valid", (0,) * rank):
             x = F.pad(x, self._border())
-        windows = x.unflatten(1, (self.groups, -1))  # (N, g, in/g, …)
+        windows = x.reshape(x.shape[0], self.groups, -1, *x.shape[2:])  # (N, g, in/g, …)
         for axis in range(rank):
             reach = self.dilation[axis] * (self.kernel_size[axis] - 1) + 1
             windows = windows.unfold(3 + axis, reach, self.stride[axis])
             windows = windows[..., :: self.dilation[axis]]
         # (N, g, in/g, windows …, kernel …): channels go last, and the groups first.
-        return windows.movedim(2, -1).transpose(0, 1).flatten(rank + 2).flatten(1, -2)
+        windows = windows.movedim(2, -1).transpose(0, 1)
+        return windows.reshape(self.groups, -1, self.weight[:1].numel())
 
     def lay_rows(self, rows: Tensor, weight: Tensor) -> None:
         """Rows (out, kernel · in/groups) as (out, in/groups, *kernel)."""

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 Row = tuple[str, ...]
 #: Columns that are left out where they would be empty.
-_OPTIONAL = ("act", "output", "statistics")
+_OPTIONAL = ("act", "output", "statistics", "rounding")
 
 
 def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -126,6 +126,9 @@ def defaults(policy: Policy) -> list[Row]:
     for role, settings in policy.variants[0].items():
         row = (settings.format.value, settings.mode.value, settings.range.value)
         rows.append((str(role), *(row if settings.quantized else ("float", "", ""))))
+    from qbench_suite.layers import Role
+
+    rows.append(("weight rounding", policy.variants[0][Role.WEIGHT].rounding.value, "", ""))
     rows.append(("scope", policy.scope, "", ""))
     rows.append(("scales", "static" if policy.static else "dynamic", "", ""))
     for (key, overrides), variant in zip(
@@ -133,7 +136,10 @@ def defaults(policy: Policy) -> list[Row]:
     ):
         if len(key) == 2 or overrides.model_fields_set:
             quantized = [
-                f"{r}={s.format.value}-{s.mode.value}" for r, s in variant.items() if s.quantized
+                f"{r}={s.format.value}-{s.mode.value}"
+                + (f"/{s.rounding.value}" if s.rounded else "")
+                for r, s in variant.items()
+                if s.quantized
             ]
             rows.append((": ".join(map(str, key)), " ".join(quantized) or "float", "", ""))
     rows += [("exclude", pattern, "", "") for pattern in policy.exclude]
@@ -144,14 +150,21 @@ def site_rows(survey: Survey, assignments: Iterable[Assignment]) -> list[Row]:
     """A row a site: what each role is quantized to, or why the site stays float; with a heading."""
     from qbench_suite.layers import Role
 
-    heading = ("layer", "type", "multiply-adds %", *(str(role) for role in Role), "why float")
+    heading = (
+        "layer",
+        "type",
+        "multiply-adds %",
+        *(str(role) for role in Role),
+        "rounding",
+        "why float",
+    )
     rows = [heading]
     for a in assignments:
         share = 100 * a.site.multiply_adds / survey.multiply_adds if survey.multiply_adds else 0.0
-        roles = (str(a.quantizers.get(role, "")) for role in Role)
-        rows.append(
-            (a.site.name, a.site.type, f"{share:.2f}" if a.site.adds else "", *roles, a.reason)
-        )
+        roles = [str(a.quantizers.get(role, "")) for role in Role]
+        rounding = a.rounding.name if a.rounding else a.unrounded
+        adds = f"{share:.2f}" if a.site.adds else ""
+        rows.append((a.site.name, a.site.type, adds, *roles, rounding, a.reason))
     kept = [
         column
         for column in zip(*rows, strict=True)

@@ -9,7 +9,9 @@ from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
+from qbench_suite.calibration import RoundingRule
 from qbench_suite.convert.overrides import (
+    NEAREST,
     Overrides,
     PatternOverrides,
     RoleSettings,
@@ -19,7 +21,7 @@ from qbench_suite.convert.policy import Policy
 from qbench_suite.convert.resolve import Resolver, check_policy
 from qbench_suite.convert.sites import Site, Survey
 from qbench_suite.errors import PolicyError
-from qbench_suite.layers import QuantFunction, QuantModule, Role
+from qbench_suite.layers import LinearMap, QuantFunction, QuantModule, Role
 from qbench_suite.manager import Manager
 from qbench_suite.scaling import Quantizer
 from qbench_suite.yaml_lines import Key
@@ -27,6 +29,8 @@ from qbench_suite.yaml_lines import Key
 #: What makes a pattern of a name.
 _WILDCARDS = frozenset("*?[")
 _LISTED = "`qbench policy show` lists them"
+#: Why a rounding rule cannot serve a site.
+_NO_MAP = "what it reads is not multiplied with one weight"
 
 
 @dataclass(frozen=True)
@@ -38,6 +42,10 @@ class Assignment:
     quantizers: Mapping[Role, Quantizer]
     #: Why it stays float; empty where it does not.
     reason: str
+    #: The rule that its weight is rounded by; None for nearest.
+    rounding: RoundingRule | None = None
+    #: Why its weight is rounded to nearest, though the policy names another rule; else empty.
+    unrounded: str = ""
 
 
 def assign(
@@ -78,7 +86,12 @@ def _assignment(
     made = {role: resolver.quantizer(role, settings[role]) for role in roles}
     quantizers = {role: q for role, q in made.items() if q is not None}
     reason = "" if quantizers else _why_float(settings, roles)
-    return Assignment(site, quantizers, reason)
+    if Role.WEIGHT not in quantizers:
+        return Assignment(site, quantizers, reason)
+    rule = resolver.rounding(Role.WEIGHT, settings[Role.WEIGHT])
+    if rule is None or issubclass(site.twin, LinearMap):
+        return Assignment(site, quantizers, reason, rule)
+    return Assignment(site, quantizers, reason, None, f"nearest: {_NO_MAP}")
 
 
 def _exclusion(policy: Policy, site: Site) -> str:
@@ -204,6 +217,19 @@ def _check_roles(policy: Policy, key: Key, overrides: Overrides, sites: list[Sit
                 f", with roles {', '.join(there) or 'none: no layer replaces it'}",
                 f"drop {name}, or match other sites",
             )
+    rounding = overrides.weight_rounding
+    if rounding not in (None, NEAREST) and not any(_is_map(site) for site in sites):
+        raise policy.error(
+            (*key, "weight_rounding"),
+            "weights that a layer multiplies what it reads with can be rounded by a rule, as those of "
+            "linear layers and convolutions",
+            f"{rounding} for {_some(sites)}",
+            "drop weight_rounding, or match other sites",
+        )
+
+
+def _is_map(site: Site) -> bool:
+    return site.twin is not None and issubclass(site.twin, LinearMap)
 
 
 def _registered_types(manager: Manager) -> Iterator[str]:

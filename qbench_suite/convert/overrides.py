@@ -19,6 +19,8 @@ NONE = "none"
 SAME = "same"
 #: The range that every scale rule has by itself: no range rule.
 ABSMAX = "absmax"
+#: The rounding that every quantizer does by itself: no rounding rule.
+NEAREST = "nearest"
 #: The mode of what names none.
 DEFAULT_MODE = "tensor"
 #: The mode that takes its size from ``chunk_size``.
@@ -31,6 +33,7 @@ BASE_ROLES = (Role.WEIGHT, Role.INPUT)
 FormatName = Annotated[str | None, Field(min_length=1, examples=["fp8_e4m3"])]
 ModeName = Annotated[str | None, Field(min_length=1, examples=["channel"])]
 RangeName = Annotated[str | None, Field(min_length=1, examples=[ABSMAX])]
+RoundingName = Annotated[str | None, Field(min_length=1, examples=[NEAREST])]
 Size = Annotated[int | None, Field(gt=0, lt=_MAX_SIZE, examples=[128])]
 
 
@@ -42,6 +45,9 @@ class Setting(NamedTuple):
     key: Key = ()
 
 
+_TO_NEAREST = Setting(NEAREST)
+
+
 @dataclass(frozen=True)
 class RoleSettings:
     """What holds for one role in the end."""
@@ -49,6 +55,13 @@ class RoleSettings:
     format: Setting
     mode: Setting
     range: Setting
+    #: Of weights alone; all others go to the nearest value.
+    rounding: Setting = _TO_NEAREST
+
+    @property
+    def rounded(self) -> bool:
+        """Whether the role is quantized, by a rounding rule."""
+        return self.quantized and self.rounding.value != NEAREST
 
     @property
     def quantized(self) -> bool:
@@ -76,6 +89,7 @@ class Overrides(BaseModel):
     weight_mode: ModeName = None
     weight_chunk_size: Size = None
     weight_range: RangeName = None
+    weight_rounding: RoundingName = None
     input_format: FormatName = None
     input_mode: ModeName = None
     input_chunk_size: Size = None
@@ -135,7 +149,7 @@ class Overrides(BaseModel):
         return self
 
     def written(self) -> Iterator[tuple[str, Setting]]:
-        """(``<role>_format``, ``<role>_mode`` or ``<role>_range``, its setting); later ones win.
+        """(``<role>_format``, ``_mode``, ``_range`` or ``_rounding``, its setting); later ones win.
 
         ``format`` itself is among them, as ``same`` refers to it. Keys are relative to this entry.
         """
@@ -149,6 +163,8 @@ class Overrides(BaseModel):
                     targets = [f"{role}_{kind}" for role in roles]
                 for target in targets:
                     yield target, Setting(value, (f"{prefix}{kind}",))
+        if self.weight_rounding is not None:
+            yield "weight_rounding", Setting(self.weight_rounding, ("weight_rounding",))
 
     def _values(self, prefix: str) -> Iterator[tuple[str, str]]:
         for kind in ("format", "mode", "range"):
@@ -166,9 +182,9 @@ class Overrides(BaseModel):
 
     def names_role(self, role: Role) -> str:
         """The first key given that is about ``role`` alone and does not leave it float, or nothing."""
-        for kind in ("format", "mode", "range", "chunk_size"):
+        for kind in ("format", "mode", "range", "chunk_size", "rounding"):
             key = f"{role}_{kind}"
-            if getattr(self, key) not in (None, NONE):
+            if getattr(self, key, None) not in (None, NONE):
                 return key
         return ""
 
@@ -199,6 +215,7 @@ def merged(levels: Iterable[tuple[Key, Overrides]]) -> Mapping[Role, RoleSetting
             format,
             found.get(f"{role}_mode", Setting(DEFAULT_MODE)),
             found.get(f"{role}_range", Setting(ABSMAX)),
+            found.get(f"{role}_rounding", _TO_NEAREST),
         )
     return settings
 

@@ -15,6 +15,7 @@ from pydantic import model_validator as validator
 from qbench_suite.convert.mistakes import policy_error
 from qbench_suite.convert.overrides import (
     BASE_ROLES,
+    NEAREST,
     NONE,
     SAME,
     Overrides,
@@ -41,7 +42,7 @@ Entries = Annotated[dict[str, PatternOverrides], Field(examples=[{"head": NONE}]
 
 
 class Calibration(BaseModel):
-    """The images that static scales come from."""
+    """The images that static scales, and weights that are not rounded to nearest, come from."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
@@ -85,7 +86,7 @@ class Policy(Overrides):
     last_layer: Annotated[Overrides, Field(examples=[NONE])] = Overrides()
     #: When scales of activations are computed: at every forward, or once from calibration images.
     scales: Literal["dynamic", "static"] = "dynamic"
-    #: The images that static scales come from.
+    #: The images that static scales and rounding rules learn from.
     calibration: Calibration = Calibration()
     #: Whether batch norms are multiplied into the convolutions before them first.
     fold_batch_norm: bool = False
@@ -102,15 +103,16 @@ class Policy(Overrides):
                     f"{pattern!r} in exclude and in layers",
                     "drop one of the two",
                 )
-        if self.scales == "dynamic" and "calibration" in self.model_fields_set:
+        if self.scales == "dynamic" and "calibration" in self.model_fields_set and not self.rounds:
             raise conflict(
                 "calibration",
-                "calibration is for static scales",
+                "calibration is for static scales, or a weight_rounding that learns",
                 "scales: dynamic",
                 "write scales: static, or drop calibration",
             )
         self._check_same()
         self._check_something_is_quantized()
+        self._check_something_is_rounded()
         return self
 
     def _check_same(self) -> None:
@@ -148,6 +150,18 @@ class Policy(Overrides):
                 "drop scales and calibration, or write for instance input_format",
             )
 
+    def _check_something_is_rounded(self) -> None:
+        """Raise where a rounding rule is named, and no weight that it holds for is quantized."""
+        for (key, entry), variant in zip(self.entries(), self.variants, strict=True):
+            named = entry.weight_rounding not in (None, NEAREST)
+            if named and not (variant[Role.WEIGHT].rounded if key else self.rounds):
+                raise conflict(
+                    (*key, "weight_rounding"),
+                    "weights that are quantized are rounded",
+                    f"weight_rounding: {entry.weight_rounding}, and no format of weights",
+                    "write weight_format, for instance int4, or drop weight_rounding",
+                )
+
     def entries(self) -> Iterator[tuple[Key, Overrides]]:
         """Where each entry stands, and the entry, in order of precedence; the policy itself first."""
         yield (), self
@@ -176,6 +190,16 @@ class Policy(Overrides):
         activations = (v[role] for v in self.variants for role in ACTIVATIONS)
         return self.scales == "static" and any(s.quantized for s in activations)
 
+    @property
+    def rounds(self) -> bool:
+        """Whether any weight is rounded by a rule, so that calibration is needed."""
+        return any(variant[Role.WEIGHT].rounded for variant in self.variants)
+
+    @property
+    def calibrated(self) -> bool:
+        """Whether anything comes from calibration images."""
+        return self.static or self.rounds
+
     @functools.cached_property
     def digest(self) -> str:
         """First 12 digits of the SHA-256 of the policy as resolved.
@@ -196,10 +220,7 @@ class Policy(Overrides):
         return self._document.error(key, invariant, received, remedy, of_value=of_value)
 
     def _resolved(self) -> dict[str, Any]:
-        base = {
-            role: [s.format.value, s.mode.value, s.range.value] if s.quantized else NONE
-            for role, s in self.variants[0].items()
-        }
+        base = {role: _digested(settings) for role, settings in self.variants[0].items()}
         # The own mode and range count even where no role has a format: entries inherit them.
         entries = [[key, _targets(overrides)] for key, overrides in self.entries()]
         return {
@@ -207,13 +228,21 @@ class Policy(Overrides):
             "entries": [entry for entry in entries if len(entry[0]) == 2 or entry[1]],
             "exclude": sorted(self.exclude),
             "scope": self.scope,
-            "calibration": self.calibration.model_dump() if self.static else None,
+            "calibration": self.calibration.model_dump() if self.calibrated else None,
             "fold_batch_norm": self.fold_batch_norm,
         }
 
 
 def _said(key: str, value: str | None) -> str:
     return f"no {key}" if value is None else f"{key}: {value}"
+
+
+def _digested(settings: RoleSettings) -> str | list[str]:
+    if not settings.quantized:
+        return NONE
+    # What is rounded to nearest keeps the digest that it had before there was another rounding.
+    rounding = [settings.rounding.value] if settings.rounded else []
+    return [settings.format.value, settings.mode.value, settings.range.value, *rounding]
 
 
 def _targets(overrides: Overrides) -> dict[str, str]:

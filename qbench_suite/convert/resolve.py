@@ -6,9 +6,11 @@ import functools
 from collections.abc import Callable
 from typing import TypeVar
 
+from qbench_suite.calibration import RoundingRule
 from qbench_suite.convert.overrides import ABSMAX, RoleSettings, Setting
 from qbench_suite.convert.policy import ACTIVATIONS, Policy
 from qbench_suite.errors import PolicyError, QBenchError
+from qbench_suite.formats import IntFormat
 from qbench_suite.layers.quantizing import Role
 from qbench_suite.manager import Manager
 from qbench_suite.scaling import Axes, Mode, Quantizer
@@ -65,6 +67,25 @@ class Resolver:
             )
         return Quantizer(format, mode, self.seed, range_rule=rule)
 
+    def rounding(self, role: Role, settings: RoleSettings) -> RoundingRule | None:
+        """The rule that ``settings`` round weights by; None for nearest, and where they stay float.
+
+        Raises ``PolicyError``, with the line, for a rule that is not registered, and for a format that
+        is not of integers.
+        """
+        if role is not Role.WEIGHT or not settings.rounded:
+            return None
+        rule = self._found(settings.rounding, self.manager.rounding_rules.get)
+        format = self._found(settings.format, self.manager.formats.get)
+        if not isinstance(format, IntFormat):
+            raise self._error(
+                settings.rounding,
+                "a weight_rounding other than nearest chooses between integers",
+                f"{rule.name} for weights in {format.name}, which is no integer format",
+                "write an integer weight_format, for instance int4, or weight_rounding: nearest",
+            )
+        return rule
+
     def _found(self, setting: Setting, get: Callable[[str], T]) -> T:
         try:
             return get(setting.value)
@@ -88,6 +109,7 @@ def check_policy(policy: Policy, manager: Manager) -> None:
     for variant in policy.variants:
         for role, settings in variant.items():
             resolver.quantizer(role, settings)
+            resolver.rounding(role, settings)
 
 
 @functools.cache

@@ -60,6 +60,29 @@ def test_show_with_model_goes_layer_by_layer(
     assert 8 < float(total[2]) < 12  # float biases and norms, scales of channels
 
 
+def test_show_says_how_weights_are_rounded(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    file = tmp_path / "rounded.yaml"
+    file.write_text(
+        "scope: all\nweight_format: int4\nweight_rounding: gptq\n"
+        "layers:\n  head: {weight_rounding: nearest}\n  blocks.0.mlp.fc1: {weight_rounding: adaround}\n"
+    )
+    assert main(["policy", "show", str(file)]) == 0
+    rows = table(capsys.readouterr().out)
+    assert rows["weight rounding"] == ["gptq"]
+    assert rows["layers: blocks.0.mlp.fc1"] == ["weight=int4-tensor/adaround"]
+    assert rows["layers: head"] == ["weight=int4-tensor"]
+    assert main(["policy", "show", str(file), "--model", "vit"]) == 0
+    rows = table(capsys.readouterr().out)
+    assert rows["layer"][2] == "weight"
+    assert rows["layer"][-2:] == ["rounding", "why float"]
+    assert rows["blocks.0.mlp.fc1"][-1] == "adaround"
+    assert rows["blocks.0.mlp.fc2"][-1] == "gptq"
+    assert rows["head"][-1] == "int4-tensor"
+    assert rows["norm"][-1] == "nearest: what it reads is not multiplied with one weight"
+
+
 def test_show_of_the_float_policy_reaches_nothing(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["policy", "show", "fp32", "--model", "vit"]) == 0
     out = capsys.readouterr().out

@@ -64,6 +64,9 @@ def test_no_two_say_the_same() -> None:
         ("int8_full", "int8 channel", "int8 tensor"),
         ("w8a16", "int8 channel", "none"),
         ("w4a16", "int4 chunk128", "none"),
+        ("int4_nearest", "int4 channel", "none"),
+        ("int4_gptq", "int4 channel", "none"),
+        ("int4_adaround", "int4 channel", "none"),
         ("nf4", "nf4 chunk64", "none"),
         ("fp32", "none", "none"),
     ],
@@ -80,6 +83,14 @@ def test_weights_and_inputs_are_what_the_name_says(name: str, weight: str, input
 def test_static_scales_are_those_of_the_integer_policies() -> None:
     static = {entry.name for entry in ENTRIES if read_policy(entry.path).static}
     assert static == {"int8_w8a8_static", "int8_full"}
+
+
+def test_rounding_rules_are_those_of_the_policies_named_after_them() -> None:
+    rounded = {entry.name for entry in ENTRIES if read_policy(entry.path).rounds}
+    assert rounded == {"int4_gptq", "int4_adaround"}
+    for rule in ("nearest", "gptq", "adaround"):
+        weight = read_policy(FOLDER / f"int4_{rule}.yaml").variants[0][Role.WEIGHT]
+        assert (weight.rounding.value, weight.range.value) == (rule, "mse")
 
 
 def test_the_mixed_policy_mixes() -> None:
