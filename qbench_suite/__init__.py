@@ -6,153 +6,103 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from qbench_suite.calibration.adaround import (
+        AdaRound as AdaRound,
+    )
+    from qbench_suite.calibration.gptq import (
+        GPTQ as GPTQ,
+    )
+    from qbench_suite.calibration.rounding import (
+        Nearest as Nearest,
+        RoundingProblem as RoundingProblem,
+        RoundingRule as RoundingRule,
+    )
+    from qbench_suite.compliance.integer import (
+        FloatUse as FloatUse,
+        IntegerAudit as IntegerAudit,
+        IntegerVerdict as IntegerVerdict,
+        audit_compiled as audit_compiled,
+        audit_disassembly as audit_disassembly,
+        audit_dispatch as audit_dispatch,
+        audit_exported as audit_exported,
+        audit_integer as audit_integer,
+        audit_state as audit_state,
+    )
     from qbench_suite.datasets import DatasetEntry as DatasetEntry
     from qbench_suite.errors import (
         BrokenImageError as BrokenImageError,
-    )
-    from qbench_suite.errors import (
+        ConversionError as ConversionError,
         DatasetError as DatasetError,
-    )
-    from qbench_suite.errors import (
         DuplicateNameError as DuplicateNameError,
-    )
-    from qbench_suite.errors import (
         FormatError as FormatError,
-    )
-    from qbench_suite.errors import (
         LayerError as LayerError,
-    )
-    from qbench_suite.errors import (
         ModeError as ModeError,
-    )
-    from qbench_suite.errors import (
         ModelError as ModelError,
-    )
-    from qbench_suite.errors import (
         NameNotFoundError as NameNotFoundError,
-    )
-    from qbench_suite.errors import (
         PluginError as PluginError,
-    )
-    from qbench_suite.errors import (
         PolicyError as PolicyError,
-    )
-    from qbench_suite.errors import (
         QBenchError as QBenchError,
-    )
-    from qbench_suite.errors import (
         ResultsError as ResultsError,
-    )
-    from qbench_suite.errors import (
         SelectionError as SelectionError,
-    )
-    from qbench_suite.errors import (
         UnknownHookError as UnknownHookError,
     )
     from qbench_suite.formats import (
         CodebookFormat as CodebookFormat,
-    )
-    from qbench_suite.formats import (
         FloatFormat as FloatFormat,
-    )
-    from qbench_suite.formats import (
         Format as Format,
-    )
-    from qbench_suite.formats import (
         IdentityFormat as IdentityFormat,
-    )
-    from qbench_suite.formats import (
         IntFormat as IntFormat,
-    )
-    from qbench_suite.formats import (
         Overflow as Overflow,
-    )
-    from qbench_suite.formats import (
         Rounding as Rounding,
-    )
-    from qbench_suite.formats import (
         RoundKernel as RoundKernel,
-    )
-    from qbench_suite.formats import (
         Specials as Specials,
     )
     from qbench_suite.hookspecs import hookimpl as hookimpl
+    from qbench_suite.integers import (
+        IntegerMethod as IntegerMethod,
+        IntegerModel as IntegerModel,
+    )
     from qbench_suite.layers import (
+        LinearMap as LinearMap,
         QuantFunction as QuantFunction,
-    )
-    from qbench_suite.layers import (
         Quantized as Quantized,
-    )
-    from qbench_suite.layers import (
         Quantizing as Quantizing,
-    )
-    from qbench_suite.layers import (
         QuantModule as QuantModule,
-    )
-    from qbench_suite.layers import (
         Role as Role,
-    )
-    from qbench_suite.layers import (
         RoleQuantizers as RoleQuantizers,
     )
-    from qbench_suite.manager import Manager as Manager
-    from qbench_suite.manager import default_manager as default_manager
+    from qbench_suite.layers.integer import (
+        IntegerBlock as IntegerBlock,
+    )
+    from qbench_suite.linears import (
+        LinearEntry as LinearEntry,
+    )
+    from qbench_suite.manager import Manager as Manager, default_manager as default_manager
     from qbench_suite.models import ModelEntry as ModelEntry
+    from qbench_suite.native import (
+        NativeLibrary as NativeLibrary,
+    )
     from qbench_suite.policies import PolicyEntry as PolicyEntry
     from qbench_suite.registry import Family as Family
     from qbench_suite.results import load as load
     from qbench_suite.scaling import (
         AbsMax as AbsMax,
-    )
-    from qbench_suite.scaling import (
         Axes as Axes,
-    )
-    from qbench_suite.scaling import (
         FakeQuantized as FakeQuantized,
-    )
-    from qbench_suite.scaling import (
         Granularity as Granularity,
-    )
-    from qbench_suite.scaling import (
         Mode as Mode,
-    )
-    from qbench_suite.scaling import (
         Observer as Observer,
-    )
-    from qbench_suite.scaling import (
         PerBlock as PerBlock,
-    )
-    from qbench_suite.scaling import (
         PerChannel as PerChannel,
-    )
-    from qbench_suite.scaling import (
         PerChunk as PerChunk,
-    )
-    from qbench_suite.scaling import (
         PerTensor as PerTensor,
-    )
-    from qbench_suite.scaling import (
         PerToken as PerToken,
-    )
-    from qbench_suite.scaling import (
         PowerOfTwo as PowerOfTwo,
-    )
-    from qbench_suite.scaling import (
         QuantizedTensor as QuantizedTensor,
-    )
-    from qbench_suite.scaling import (
         Quantizer as Quantizer,
-    )
-    from qbench_suite.scaling import (
         Range as Range,
-    )
-    from qbench_suite.scaling import (
         RangeRule as RangeRule,
-    )
-    from qbench_suite.scaling import (
         ScaleRule as ScaleRule,
-    )
-    from qbench_suite.scaling import (
         TwoLevel as TwoLevel,
     )
 
@@ -162,27 +112,40 @@ __version__ = "0.1.0"
 #: plugins that are only listed need not import torch.
 _HOME = {
     "AbsMax": "scaling",
+    "AdaRound": "calibration.adaround",
     "Axes": "scaling",
     "BrokenImageError": "errors",
     "CodebookFormat": "formats",
+    "ConversionError": "errors",
     "DatasetEntry": "datasets",
     "DatasetError": "errors",
     "DuplicateNameError": "errors",
     "FakeQuantized": "scaling",
     "Family": "registry",
     "FloatFormat": "formats",
+    "FloatUse": "compliance.integer",
     "Format": "formats",
     "FormatError": "errors",
+    "GPTQ": "calibration.gptq",
     "Granularity": "scaling",
     "IdentityFormat": "formats",
     "IntFormat": "formats",
+    "IntegerAudit": "compliance.integer",
+    "IntegerBlock": "layers.integer",
+    "IntegerMethod": "integers",
+    "IntegerModel": "integers",
+    "IntegerVerdict": "compliance.integer",
     "LayerError": "errors",
+    "LinearEntry": "linears",
+    "LinearMap": "layers",
     "Manager": "manager",
     "Mode": "scaling",
     "ModeError": "errors",
     "ModelEntry": "models",
     "ModelError": "errors",
     "NameNotFoundError": "errors",
+    "NativeLibrary": "native",
+    "Nearest": "calibration.rounding",
     "Observer": "scaling",
     "Overflow": "formats",
     "PerBlock": "scaling",
@@ -208,11 +171,19 @@ _HOME = {
     "RoleQuantizers": "layers",
     "RoundKernel": "formats",
     "Rounding": "formats",
+    "RoundingProblem": "calibration.rounding",
+    "RoundingRule": "calibration.rounding",
     "ScaleRule": "scaling",
     "SelectionError": "errors",
     "Specials": "formats",
     "TwoLevel": "scaling",
     "UnknownHookError": "errors",
+    "audit_compiled": "compliance.integer",
+    "audit_disassembly": "compliance.integer",
+    "audit_dispatch": "compliance.integer",
+    "audit_exported": "compliance.integer",
+    "audit_integer": "compliance.integer",
+    "audit_state": "compliance.integer",
     "default_manager": "manager",
     "hookimpl": "hookspecs",
     "load": "results",

@@ -25,11 +25,12 @@ _LIBRARIES = ("torch", "torchvision", "timm", "pytest", "pytest-benchmark", "pan
 
 
 def examine(manager: Manager) -> list[Finding]:
-    """Versions, devices, compiler, plugins; in that order."""
+    """Versions, devices, compiler, layers that are skipped, plugins; in that order."""
     findings = [Finding("python", platform.python_version())]
     findings += [_library(name) for name in ("qbench-suite", *_LIBRARIES)]
     findings += _devices()
     findings.append(_compiler())
+    findings += _unavailable(manager)
     findings += [
         Finding(f"plugin {plugin.owner}", ", ".join(plugin.hooks) or "no hooks")
         for plugin in sorted(manager.plugins, key=lambda plugin: str(plugin.owner))
@@ -58,7 +59,8 @@ def _library(name: str) -> Finding:
 def _devices() -> list[Finding]:
     import torch
 
-    found = [Finding("cpu", f"{torch.get_num_threads()} threads")]
+    capability = torch.backends.cpu.get_cpu_capability()
+    found = [Finding("cpu", f"{torch.get_num_threads()} threads, {capability}")]
     for index in range(torch.cuda.device_count()):
         properties = torch.cuda.get_device_properties(index)
         memory = properties.total_memory / 2**30
@@ -71,6 +73,14 @@ def _devices() -> list[Finding]:
     if len(found) == 1:
         found.append(Finding("cuda", "no device; cases run on the CPU", "note"))
     return found
+
+
+def _unavailable(manager: Manager) -> list[Finding]:
+    """Linear layers of the default grid whose cases are skipped on the CPU."""
+    import torch
+
+    reasons = {e.name: e.unavailable(torch.device("cpu")) for e in manager.linears if e.default}
+    return [Finding(f"linear {n}", reason, "note") for n, reason in reasons.items() if reason]
 
 
 def _compiler() -> Finding:

@@ -10,9 +10,12 @@ import pluggy
 if TYPE_CHECKING:
     import argparse
 
+    from qbench_suite.calibration.rounding import RoundingRule
     from qbench_suite.datasets import DatasetEntry
     from qbench_suite.formats import Format
+    from qbench_suite.integers import IntegerMethod
     from qbench_suite.layers import QuantFunction, QuantModule
+    from qbench_suite.linears import LinearEntry
     from qbench_suite.models import ModelEntry
     from qbench_suite.policies import PolicyEntry
     from qbench_suite.registry import Family
@@ -49,6 +52,21 @@ def qbench_register_range_rules(
     register: Callable[[RangeRule | Family[RangeRule]], None],
 ) -> None:
     """Call ``register`` on each rule that turns observed values into the range of a scale."""
+
+
+@hookspec
+def qbench_register_rounding_rules(register: Callable[[RoundingRule], None]) -> None:
+    """Call ``register`` on each rule that rounds weights to their grid."""
+
+
+@hookspec
+def qbench_register_linears(register: Callable[[LinearEntry], None]) -> None:
+    """Call ``register`` on each linear layer that computes in low precision."""
+
+
+@hookspec
+def qbench_register_integer_methods(register: Callable[[IntegerMethod], None]) -> None:
+    """Call ``register`` on each way to run a model in integers."""
 
 
 @hookspec

@@ -34,6 +34,9 @@ def rows(manager: Manager, kind: str, filters: Filters) -> Rows:
         "models": _models,
         "policies": _policies,
         "ranges": _ranges,
+        "roundings": _roundings,
+        "linears": _linears,
+        "integers": _integers,
         "datasets": _datasets,
         "cases": _cases,
     }
@@ -122,6 +125,47 @@ def _ranges(manager: Manager, _: Filters) -> Rows:
     return [("range", "meaning", "owner"), *body]
 
 
+def _roundings(manager: Manager, _: Filters) -> Rows:
+    rules = manager.rounding_rules
+    body = [(r.name, r.description, str(rules.owner(r.name))) for r in rules]
+    return [("rounding", "meaning", "owner"), *body]
+
+
+def _linears(manager: Manager, _: Filters) -> Rows:
+    import torch
+
+    known, device = manager.linears, torch.device("cpu")
+    body = [
+        (
+            e.name,
+            "yes" if e.default else "",
+            e.format,
+            ", ".join(e.dtypes),
+            e.description,
+            e.unavailable(device),
+            str(known.owner(e.name)),
+        )
+        for e in known
+    ]
+    heading = ("linear", "default", "format", "dtypes", "description", "missing", "owner")
+    return [heading, *body]
+
+
+def _integers(manager: Manager, _: Filters) -> Rows:
+    known = manager.integer_methods
+    body = [
+        (
+            m.name,
+            "yes" if m.default else "",
+            ", ".join(m.default_models),
+            m.description,
+            str(known.owner(m.name)),
+        )
+        for m in known
+    ]
+    return [("integer method", "default", "models", "description", "owner"), *body]
+
+
 def _datasets(manager: Manager, _: Filters) -> Rows:
     body = [(e.name, str(e.num_classes or ""), e.description) for e in manager.datasets]
     body += [(f, "", str(manager.datasets.owner(f))) for f in manager.datasets.families()]
@@ -162,6 +206,8 @@ def _cases(manager: Manager, filters: Filters) -> Rows:
         *engine.format_cases(chosen),
         *engine.layer_cases(chosen),
         *engine.quantizer_cases(chosen),
+        *(engine.linear_cases(chosen) if chosen.concerns("linears") else ()),
+        *(engine.integer_cases(chosen) if chosen.concerns("integers") else ()),
     ]
     return [("table", "case"), *((case.table, case.id) for case in cases)]
 

@@ -30,8 +30,11 @@ from qbench_suite.policies import PolicyEntry
 from qbench_suite.registry import Family, Owner, Registry
 
 if TYPE_CHECKING:
+    from qbench_suite.calibration.rounding import RoundingRule
     from qbench_suite.formats import Format
+    from qbench_suite.integers import IntegerMethod
     from qbench_suite.layers import QuantFunction, QuantModule
+    from qbench_suite.linears import LinearEntry
     from qbench_suite.models import ModelEntry
     from qbench_suite.scaling import Mode, RangeRule
 
@@ -52,6 +55,9 @@ class Manager:
         self.layers: Registry[_Layer] = Registry("layer")
         self.functions: Registry[_Function] = Registry("function")
         self.range_rules: Registry[RangeRule] = Registry("range rule")
+        self.rounding_rules: Registry[RoundingRule] = Registry("rounding rule")
+        self.linears: Registry[LinearEntry] = Registry("linear")
+        self.integer_methods: Registry[IntegerMethod] = Registry("integer method")
         self.policies: Registry[PolicyEntry] = Registry("policy")
         self.models: Registry[ModelEntry] = Registry("model")
         self.datasets: Registry[DatasetEntry] = Registry("dataset")
@@ -61,14 +67,9 @@ class Manager:
         self._plugins = pluggy.PluginManager(hookspecs.PROJECT)
         self._plugins.add_hookspecs(hookspecs)
         self._registries: dict[str, Registry[Any]] = {
-            "qbench_register_formats": self.formats,
-            "qbench_register_modes": self.modes,
-            "qbench_register_layers": self.layers,
-            "qbench_register_functions": self.functions,
-            "qbench_register_range_rules": self.range_rules,
-            "qbench_register_policies": self.policies,
-            "qbench_register_models": self.models,
-            "qbench_register_datasets": self.datasets,
+            f"qbench_register_{name}": registry
+            for name, registry in vars(self).items()
+            if isinstance(registry, Registry)
         }
         core = Owner("qbench_suite", "qbench-suite")
         pattern = r"(?P<base>.+)\+(?P<suffix>[a-z]+)"

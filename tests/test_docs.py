@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from qbench_suite.engine import Engine, LayerCase, Settings
+from qbench_suite.engine import Engine, LayerCase, LinearCase, Settings
 from qbench_suite.engine.grid import FormatCase, Selection
 from qbench_suite.layers import Role, resolve_function
 from qbench_suite.manager import default_manager
@@ -54,6 +54,13 @@ def test_each_plugin_snippet_loads_and_its_entries_run(text: str, tmp_path: Path
                 rows = [engine.run(case, RoundTimer(1, 0)) for case in cases]
                 assert rows
                 assert {row.outcome for row in rows} == {"passed"}
+        for linear in manager.linears:
+            if manager.linears.owner(linear.name).module == str(file):
+                for dtype in linear.dtypes:
+                    case = LinearCase(linear.name, dtype, "32x64", 3, linear.format)
+                    assert engine.unavailable(case) == ""
+                    row = engine.run(case, RoundTimer(1, 0))
+                    assert row.outcome == "passed", row.reason
         for mode in manager.modes.names():
             if manager.modes.owner(mode).module == str(file):
                 case = LayerCase("vit", "fp8_e4m3", mode, "head")

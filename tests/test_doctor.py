@@ -7,8 +7,9 @@ from collections.abc import Callable
 
 import pytest
 
-from qbench_suite import Manager, hookimpl
+from qbench_suite import LinearEntry, Manager, hookimpl
 from qbench_suite.doctor import examine
+from qbench_suite.registry import Owner
 
 
 def test_machine_without_problems_has_none() -> None:
@@ -52,3 +53,18 @@ def test_absent_library_is_a_note(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("qbench_suite.doctor._LIBRARIES", ("no-such-library",))
     (finding,) = [f for f in examine(Manager()) if f.what == "no-such-library"]
     assert (finding.grade, finding.state) == ("note", "absent; pip install no-such-library")
+
+
+def test_default_layers_that_are_missing_are_notes() -> None:
+    manager = Manager()
+    for name, default, reason in (("a", True, "no a"), ("b", False, "no b"), ("c", True, "")):
+        entry = LinearEntry(
+            name=name,
+            build=lambda linear: linear,
+            format="int8",
+            default=default,
+            unavailable=lambda _, reason=reason: reason,
+        )
+        manager.linears.register(entry, Owner("test"))
+    found = {f.what: f for f in examine(manager) if f.what.startswith("linear ")}
+    assert {what: (f.grade, f.state) for what, f in found.items()} == {"linear a": ("note", "no a")}

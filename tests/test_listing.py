@@ -14,7 +14,9 @@ from torch import nn
 from qbench_suite import (
     DatasetEntry,
     Family,
+    IntegerMethod,
     IntFormat,
+    LinearEntry,
     Manager,
     Mode,
     ModelEntry,
@@ -68,7 +70,20 @@ def manager() -> Manager:
 
 @pytest.mark.parametrize(
     "kind",
-    ["plugins", "formats", "modes", "layers", "models", "policies", "datasets", "cases"],
+    [
+        "plugins",
+        "formats",
+        "modes",
+        "layers",
+        "models",
+        "policies",
+        "ranges",
+        "roundings",
+        "linears",
+        "integers",
+        "datasets",
+        "cases",
+    ],
 )
 def test_every_listing_has_a_heading_and_even_rows(manager: Manager, kind: str) -> None:
     heading, *body = rows(manager, kind, filters())
@@ -124,6 +139,34 @@ def test_cases_are_those_of_the_filters(manager: Manager) -> None:
     _, *body = rows(manager, "cases", filters(formats="int8+truncate"))
     assert ("formats", "int8+truncate-normal") in body
     assert ("quantizers", "int8+truncate-tensor") in body
+
+
+def test_linears_say_what_is_missing_here(manager: Manager) -> None:
+    entries = (
+        LinearEntry(name="a", build=lambda x: x, format="int8", default=True, description="mine"),
+        LinearEntry(name="b", build=lambda x: x, format="int8", unavailable=lambda d: f"no {d}"),
+    )
+    for entry in entries:
+        manager.linears.register(entry, Owner("test"))
+    _, *body = rows(manager, "linears", filters())
+    owner = str(Owner("test"))
+    assert body == [
+        ("a", "yes", "int8", "float32, bfloat16", "mine", "", owner),
+        ("b", "", "int8", "float32, bfloat16", "", "no cpu", owner),
+    ]
+    _, *cases = rows(manager, "cases", filters())
+    assert ("linears", "a-bfloat16-4096x4096-2048") in cases
+    assert not [case for table, case in cases if table == "linears" and case.startswith("b-")]
+
+
+def test_integer_methods_say_their_models(manager: Manager) -> None:
+    method = IntegerMethod(
+        name="n", convert=lambda *_: None, default=True, default_models=("m", "o"),  # type: ignore[arg-type,return-value]
+    )  # fmt: skip
+    manager.integer_methods.register(method, Owner("test"))
+    _, *body = rows(manager, "integers", filters())
+    assert body == [("n", "yes", "m, o", "", str(Owner("test")))]
+    assert ("integers", "m-n") in rows(manager, "cases", filters())
 
 
 @pytest.mark.parametrize("axis", ["models", "formats", "modes", "policies"])

@@ -55,6 +55,12 @@ def candidate_policy(name: str, manager: Manager) -> Policy:
                 f"{error.errors()[0]['msg']}. Write the mode whole, as in {format}-chunk32."
             ) from None
     check_policy(policy, manager)
+    if policy.rounds:
+        raise SelectionError(
+            "Policies that are mixed layer by layer round to nearest, as a weight_rounding that learns "
+            f"suits the layers before it alone; {policy.name} names one. Choose another policy, and "
+            "write weight_rounding into the one that comes of it."
+        )
     return policy
 
 

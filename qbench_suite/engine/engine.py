@@ -14,6 +14,12 @@ from torch import Tensor
 from qbench_suite.compliance import read_rules
 from qbench_suite.convert.policy import Policy, policy_named
 from qbench_suite.convert.resolve import check_policy
+from qbench_suite.engine.arithmetic_grid import (
+    IntegerCase,
+    LinearCase,
+    integer_cases,
+    linear_cases,
+)
 from qbench_suite.engine.format_case import run_format_case
 from qbench_suite.engine.grid import (
     FormatCase,
@@ -28,7 +34,9 @@ from qbench_suite.engine.grid import (
 )
 from qbench_suite.engine.halving import is_out_of_memory, out_of_memory
 from qbench_suite.engine.inputs import RANDOM, reference_images
+from qbench_suite.engine.integer_case import run_integer_case
 from qbench_suite.engine.layer_case import run_layer_case
+from qbench_suite.engine.linear_case import LinearLayers, run_linear_case
 from qbench_suite.engine.model_case import run_model_case
 from qbench_suite.engine.pool import LoadedModel, ModelPool
 from qbench_suite.engine.quantizer_case import run_quantizer_case
@@ -45,11 +53,20 @@ from qbench_suite.errors import (
 )
 from qbench_suite.layers import QuantModule, Role
 from qbench_suite.manager import Manager
-from qbench_suite.results import FormatRow, Gates, LayerRow, ModelRow, QuantizerRow, Row
+from qbench_suite.results import (
+    FormatRow,
+    Gates,
+    IntegerRow,
+    LayerRow,
+    LinearRow,
+    ModelRow,
+    QuantizerRow,
+    Row,
+)
 from qbench_suite.scaling import Quantizer, compiling
 from qbench_suite.timing import Timer
 
-Case = LayerCase | FormatCase | QuantizerCase | ModelCase
+Case = LayerCase | FormatCase | QuantizerCase | ModelCase | LinearCase | IntegerCase
 _LOG = logging.getLogger("qbench_suite")
 
 
@@ -67,6 +84,7 @@ class Engine:
         self.pool = ModelPool(manager, half, self.device)
         self.references = ReferenceStore(half, self._images)
         self.subjects = Subjects(self)
+        self.linears = LinearLayers(self.device, self.settings.seed)
         #: Told a model case's id, how many images are done, and how many there are.
         self.progress: Callable[[str, int, int], None] = lambda *_: None
 
@@ -90,6 +108,32 @@ class Engine:
         self._check_dataset()
         read_rules(self.settings.compliance)
         return model_cases(selection, self.manager, lambda name: self.policy(name).formats)
+
+    def linear_cases(self, selection: Selection) -> list[LinearCase]:
+        """The linear cases of the grid."""
+        return linear_cases(selection, self.manager)
+
+    def integer_cases(self, selection: Selection) -> list[IntegerCase]:
+        """The integer cases of the grid; raises for rules that cannot be read."""
+        self._check_dataset()
+        read_rules(self.settings.compliance)
+        return integer_cases(selection, self.manager)
+
+    def unavailable(self, case: Case) -> str:
+        """Why ``case`` is none for this machine or this model; empty where it can be measured.
+
+        What goes wrong in finding out is left for ``run`` to tell.
+        """
+        try:
+            match case:
+                case LinearCase():
+                    return self.manager.linears.get(case.entry).unavailable(self.device)
+                case IntegerCase():
+                    method = self.manager.integer_methods.get(case.method)
+                    return method.misfit(self.pool.get(case.model).module)
+        except Exception:
+            _LOG.debug("%s: whether it can be measured is unknown", case.id, exc_info=True)
+        return ""
 
     @functools.cache
     def policy(self, name: str) -> Policy:
@@ -158,6 +202,11 @@ class Engine:
             named.append(f"{row.quant_type} is of {manager.layers.owner(row.quant_type)}")
         if isinstance(case, ModelCase):
             named.append(f"{case.policy} is of {manager.policies.owner(case.policy)}")
+        if isinstance(case, LinearCase):
+            named.append(f"{case.entry} is of {manager.linears.owner(case.entry)}")
+        if isinstance(case, IntegerCase):
+            named.append(f"{case.method} is of {manager.integer_methods.owner(case.method)}")
+        if isinstance(case, ModelCase | IntegerCase):
             named.append(f"{case.model} is of {manager.models.owner(case.model)}")
         return ", ".join(named)
 
@@ -184,6 +233,13 @@ class Engine:
                 return QuantizerRow(**common, mode=case.mode)
             case ModelCase():
                 return ModelRow(**common, model=case.model, policy=case.policy)
+            case LinearCase():
+                owner = str(self.manager.linears.owner(case.entry))
+                return LinearRow(
+                    **common, entry=case.entry, entry_owner=owner, dtype=case.dtype, rows=case.rows
+                )
+            case IntegerCase():
+                return IntegerRow(**common, model=case.model, method=case.method)
 
     def _measure(self, case: Case, row: Row, timer: Timer) -> None:
         match case, row:
@@ -195,6 +251,10 @@ class Engine:
                 run_quantizer_case(self, case, row, timer)
             case ModelCase(), ModelRow():
                 run_model_case(self, case, row, timer)
+            case LinearCase(), LinearRow():
+                run_linear_case(self, case, row, timer)
+            case IntegerCase(), IntegerRow():
+                run_integer_case(self, case, row, timer)
 
     def _quantizer_of(self, spec: str) -> Quantizer | None:
         if spec == "none":

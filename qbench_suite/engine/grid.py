@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import re
 from collections.abc import Callable, Iterable
-from dataclasses import astuple, dataclass, field, fields
+from dataclasses import dataclass, field, fields
 from fnmatch import fnmatchcase
 from typing import ClassVar, cast
 
@@ -18,13 +18,22 @@ from qbench_suite.registry import near_misses
 DISTRIBUTIONS = ("normal", "uniform", "laplace", "lognormal", "outliers")
 
 
+#: Tables of which options about others may leave no case: formats, for one, that no policy uses.
+_OF_THEIR_OWN = frozenset({"models", "linears", "integers"})
+
+
 def case_id(*parts: str) -> str:
     """The parts joined by ``-``, with every other character than ``A-Z a-z 0-9 _ . +`` as ``.``."""
     return "-".join(re.sub(r"[^A-Za-z0-9_.+]", ".", part) for part in parts)
 
 
+def axes_of(case: GridCase) -> list[str]:
+    """Names of the fields that ``case`` is told by, in order."""
+    return [f.name for f in fields(cast("LayerCase", case)) if f.compare]
+
+
 class GridCase:
-    """One point of a grid, a dataclass of strings; its id is its fields, in order, joined by ``-``."""
+    """One point of a grid, a dataclass; its id is the fields it is compared by, joined by ``-``."""
 
     #: Table that its row belongs to.
     table: ClassVar[str]
@@ -38,7 +47,7 @@ class GridCase:
     @functools.cached_property
     def id(self) -> str:
         """What stands between the brackets of the pytest id; independent of other plugins."""
-        return case_id(*astuple(cast("LayerCase", self)))
+        return case_id(*(str(getattr(self, name)) for name in axes_of(self)))
 
     @property
     def key(self) -> str:
@@ -104,17 +113,41 @@ class Selection:
     modes: str | None = None
     layers: str | None = None
     policies: str | None = None
+    linears: str | None = None
+    #: Comma list of ``OUTxIN``.
+    linear_sizes: str | None = None
+    #: Comma list of numbers.
+    linear_rows: str | None = None
+    integers: str | None = None
 
     def concerns(self, table: str) -> bool:
         """Whether the grid holds cases of ``table`` at all.
 
-        What names layers or modes is not about whole models, and what names policies alone is about
-        nothing else.
+        What names layers or modes, policies, linear layers or integer methods is about cases of these
+        alone; formats beside policies are those of layers too. Linear layers are of no model.
         """
-        finer = self.modes is not None or self.layers is not None
-        if table == ModelCase.table:
-            return self.policies is not None or not finer
-        return self.policies is None or finer or self.formats is not None
+        asked = self._asked
+        if any(asked.values()):
+            return asked.get(table, asked["layers"])
+        return table != "linears" or self.models is None
+
+    def asks_for(self, table: str) -> bool:
+        """Whether options name what only cases of ``table`` have, so that none is a mistake."""
+        return self._asked[table] if table in _OF_THEIR_OWN else self != Selection()
+
+    @property
+    def _asked(self) -> dict[str, bool]:
+        """Tables, that of layers for every other, and whether what only they have is named."""
+        policies = self.policies is not None
+        linears = (self.linears, self.linear_sizes, self.linear_rows)
+        return {
+            "layers": self.modes is not None
+            or self.layers is not None
+            or (policies and self.formats is not None),
+            "models": policies,
+            "linears": any(names is not None for names in linears),
+            "integers": self.integers is not None,
+        }
 
     def model_names(self, manager: Manager) -> list[str]:
         """Models selected; raises ``NameNotFoundError`` for a pattern without match."""
@@ -176,21 +209,21 @@ def layer_cases(selection: Selection, manager: Manager, pool: ModelPool) -> list
             f"A pattern of --qbench-layers matches a layer of a selected model; {pattern!r} matches "
             f"none. {near_misses(pattern, sorted(known))}"
         )
-    _check_unique(cases)
+    check_unique(cases)
     return sorted(cases)
 
 
 def format_cases(selection: Selection, manager: Manager) -> list[FormatCase]:
     """Every format case selected, sorted."""
     cases = [FormatCase(name, d) for name in selection.format_names(manager) for d in DISTRIBUTIONS]
-    _check_unique(cases)
+    check_unique(cases)
     return sorted(cases)
 
 
 def quantizer_cases(selection: Selection, manager: Manager) -> list[QuantizerCase]:
     """Every quantizer case selected, sorted."""
     cases = [QuantizerCase(format, mode) for format, mode in selection.fitting(manager)]
-    _check_unique(cases)
+    check_unique(cases)
     return cases
 
 
@@ -204,11 +237,12 @@ def model_cases(
         formats = formats_of(policy)
         if wanted is None or wanted & set(formats):
             cases += [ModelCase(m, policy, formats) for m in selection.model_names(manager)]
-    _check_unique(cases)
+    check_unique(cases)
     return sorted(cases)
 
 
-def _check_unique(cases: Iterable[GridCase]) -> None:
+def check_unique(cases: Iterable[GridCase]) -> None:
+    """Raise ``SelectionError`` where two cases that differ have one id."""
     seen: dict[str, GridCase] = {}
     for case in cases:
         other = seen.setdefault(case.id, case)
@@ -221,9 +255,8 @@ def _check_unique(cases: Iterable[GridCase]) -> None:
 
 def _differences(case: GridCase, other: GridCase) -> str:
     """What of ``case`` is not so of ``other``, in words: ``policy a/mine.yaml``."""
-    names = [f.name for f in fields(cast("LayerCase", case)) if f.compare]
     return ", ".join(
         f"{name} {getattr(case, name)}"
-        for name in names
+        for name in axes_of(case)
         if getattr(case, name) != getattr(other, name)
     )

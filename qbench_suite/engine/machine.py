@@ -64,6 +64,7 @@ def machine_info(manager: Manager, settings: Settings) -> dict[str, Any]:
         "images": settings.images,
         "eval_batch": settings.eval_batch,
         "layerwise": settings.layerwise,
+        "integer_calibration": settings.integer_calibration,
         "compliance": str(settings.compliance or ""),
         "threads": torch.get_num_threads(),
         "allocator": allocator(),

@@ -22,21 +22,26 @@ from qbench_suite.engine.effective_bits import (
 )
 from qbench_suite.engine.evaluate import Evaluation, Pair
 from qbench_suite.engine.halving import Halving
-from qbench_suite.engine.identity import identity
+from qbench_suite.engine.identity import identity, rounding_facts
 from qbench_suite.engine.model_columns import (
     describe_compliance,
     describe_layers,
     describe_policy,
+    describe_rounding,
     describe_tally,
+    describe_unrounded,
     layer_rows,
 )
 from qbench_suite.engine.paired import ratio, time_paired
+from qbench_suite.engine.rounding import WeightRounding, passes, planned_layers
+from qbench_suite.engine.rounding_cache import RoundingCache
 from qbench_suite.engine.unfinished import Unfinished
 from qbench_suite.errors import DatasetError
 from qbench_suite.results import ModelRow
 from qbench_suite.timing import Timer, synchronised
 
 if TYPE_CHECKING:
+    from qbench_suite.engine.batches import ImageSource
     from qbench_suite.engine.engine import Engine
     from qbench_suite.engine.grid import ModelCase
 
@@ -57,6 +62,7 @@ def run_model_case(engine: Engine, case: ModelCase, row: ModelRow, timer: Timer)
     run = _Run(engine, case, row, assignments)
     describe_policy(row, policy, run.assignments)
     run.calibrate()
+    run.round_weights()
     run.describe_coverage()
     run.describe_bits()
     run.check_compliance()
@@ -93,24 +99,61 @@ class _Run:
         """Static scales, from training images that the row names."""
         if not self.policy.static:
             return
-        wanted, device = self.policy.calibration, self.engine.device
-        dataset = wanted.dataset or self.subject.dataset
-        try:
-            source = self.engine.subjects.calibration(
-                self.case.model, dataset, wanted.images, wanted.seed
-            )
-        except DatasetError as error:
-            raise DatasetError(
-                f"Calibration for static scales reads the training split of {dataset!r}. {error} A "
-                "policy names another one in calibration: dataset."
-            ) from error
+        source, device = self._calibration(), self.engine.device
 
         def observe(size: int) -> int:
             batches = (batch.images.to(device) for batch in source.batches(size))
             return calibrate(self.converted.layers, self.converted, batches)
 
+        wanted = self.policy.calibration
         seen = self.halving.run(wanted.batch, observe, "Calibration")
-        self.row.calibration = f"{dataset}, {seen} images, seed {wanted.seed}"
+        self.row.calibration = f"{source.inputs.dataset}, {seen} images, seed {wanted.seed}"
+
+    def round_weights(self) -> None:
+        """Weights by the rules that the policy names, from the same images.
+
+        Static scales come before, as rules round by what layers read on them, and once more after,
+        as layers then read something else.
+        """
+        describe_unrounded(self.layers, self.assignments)
+        planned = planned_layers(self.pair.original, self.converted)
+        if not planned:
+            return
+        source, settings = self._calibration(), self.engine.settings
+        wanted, name = self.policy.calibration, f"{self.case.id} rounding"
+        groups = passes(planned, settings.cache_bytes)
+        facts = rounding_facts(settings, self.subject, self.policy, self.converted, source)
+        facts["passes"] = [[layer.name for layer in group] for group in groups]
+        found = WeightRounding(
+            original=self.pair.original,
+            converted=self.converted,
+            groups=groups,
+            source=source,
+            halving=self.halving,
+            device=self.engine.device,
+            cache=RoundingCache(settings.fp32_cache, self.case.model, facts),
+            batch=wanted.batch,
+            seed=settings.seed,
+            progress=lambda done, total: self.engine.progress(name, done, total),
+        ).run()
+        describe_rounding(self.row, self.layers, self.assignments, found)
+        self.row.calibration = f"{source.inputs.dataset}, {len(source)} images, seed {wanted.seed}"
+        self.calibrate()
+
+    def _calibration(self) -> ImageSource:
+        """The training images that the policy calibrates on."""
+        wanted = self.policy.calibration
+        dataset = wanted.dataset or self.subject.dataset
+        try:
+            return self.engine.subjects.calibration(
+                self.case.model, dataset, wanted.images, wanted.seed
+            )
+        except DatasetError as error:
+            what = "static scales" if self.policy.static else "weight_rounding"
+            raise DatasetError(
+                f"Calibration for {what} reads the training split of {dataset!r}. {error} A policy "
+                "names another one in calibration: dataset."
+            ) from error
 
     def describe_coverage(self) -> None:
         """Share of the multiply-adds that read something quantized, of the model and of each layer."""

@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING
 
+from qbench_suite.calibration import RoundedWeight
 from qbench_suite.compliance import Failure, ModelCompliance
 from qbench_suite.convert.assign import Assignment
 from qbench_suite.engine.tally import LayerSums, Tally
 from qbench_suite.metrics import error_of, paired_difference, range_of, wilson
 from qbench_suite.results import ModelLayerRow, ModelRow, ViolationRow
+from qbench_suite.results.evaluated_row import EvaluatedRow
 
 if TYPE_CHECKING:
     from qbench_suite.convert.policy import Policy
@@ -49,7 +51,34 @@ def layer_rows(
     }
 
 
-def describe_tally(row: ModelRow, tally: Tally) -> None:
+def describe_unrounded(
+    rows: Mapping[str, ModelLayerRow], assignments: Iterable[Assignment]
+) -> None:
+    """Which weights a rule was named for that cannot serve them, and why."""
+    for assignment in assignments:
+        rows[assignment.site.name].rounding = assignment.unrounded
+
+
+def describe_rounding(
+    row: ModelRow,
+    rows: Mapping[str, ModelLayerRow],
+    assignments: Iterable[Assignment],
+    found: Mapping[str, RoundedWeight],
+) -> None:
+    """How weights were rounded, how long that took, and what it was good for."""
+    rules = {a.site.name: a.rounding.name for a in assignments if a.rounding is not None}
+    for name, rounded in found.items():
+        layer = rows[name]
+        layer.rounding = f"nearest: {rounded.kept}" if rounded.kept else rules[name]
+        layer.rounding_flipped = rounded.flipped
+        layer.rounding_sqnr_before_db = rounded.sqnr_before_db
+        layer.rounding_sqnr_db = rounded.sqnr_after_db
+    row.rounding = _joined(rules[name] for name in found)
+    row.rounding_seconds = sum(rounded.seconds for rounded in found.values())
+    row.rounding_gain_db = sum(rounded.gain_db for rounded in found.values()) / len(found)
+
+
+def describe_tally(row: EvaluatedRow, tally: Tally) -> None:
     """Accuracy of both models, how they differ, and what could not be read."""
     accuracy, reference, drift = tally.accuracy, tally.reference, tally.drift
     row.images, row.batch = accuracy.images, tally.batch
@@ -65,7 +94,7 @@ def describe_tally(row: ModelRow, tally: Tally) -> None:
         _describe_hits(row, tally)
 
 
-def _describe_hits(row: ModelRow, tally: Tally) -> None:
+def _describe_hits(row: EvaluatedRow, tally: Tally) -> None:
     accuracy, reference = tally.accuracy, tally.reference
     row.top1, row.top5 = accuracy.percent(accuracy.top1), accuracy.percent(accuracy.top5)
     row.fp32_top1 = reference.percent(reference.top1)

@@ -38,5 +38,9 @@ class Settings:
     fp32_cache: Path | None = None
     #: Folder that unfinished evaluations are kept in, to go on with; None to keep none.
     unfinished: Path | None = None
+    #: Images that integer cases calibrate on, at most.
+    integer_calibration: int = 64
+    #: Whether integer cases have torch.compile make the bfloat16 block that they are compared with.
+    compiled_twin: bool = True
     #: Side lengths of the tensor of quantizer cases.
     quantizer_shape: tuple[int, ...] = (4096, 4096)

@@ -28,6 +28,22 @@ OPTIONS: dict[str, dict[str, Any]] = {
         "metavar": "NAMES",
         "help": f"policies that whole models are converted by: {_PATTERNS}; also the path of a YAML file",
     },
+    "--qbench-linears": {
+        "metavar": "NAMES",
+        "help": f"linear layers that compute in low precision: {_PATTERNS}",
+    },
+    "--qbench-linear-sizes": {
+        "metavar": "SIZES",
+        "help": "comma list of OUTxIN, lengths of the weight of linear cases (default 4096x4096)",
+    },
+    "--qbench-linear-rows": {
+        "metavar": "NUMBERS",
+        "help": "comma list of rows of the input of linear cases (default 1,4,16,64,256,2048)",
+    },
+    "--qbench-integers": {
+        "metavar": "NAMES",
+        "help": f"methods by which whole models run in integers: {_PATTERNS}",
+    },
     "--qbench-role": {
         "action": "append",
         "default": [],
@@ -65,6 +81,17 @@ OPTIONS: dict[str, dict[str, Any]] = {
         "choices": ("on", "off"),
         "default": "on",
         "help": "measure how far a converted model has drifted at each layer (default on)",
+    },
+    "--qbench-integer-calibration": {
+        "type": int,
+        "default": 64,
+        "metavar": "N",
+        "help": "training images that integer models are calibrated on, at most (default 64)",
+    },
+    "--qbench-compiled-twin": {
+        "choices": ("on", "off"),
+        "default": "on",
+        "help": "compare integer blocks with the bfloat16 block as torch.compile makes it too, a minute each (default on)",
     },
     "--qbench-compliance": {
         "type": Path,

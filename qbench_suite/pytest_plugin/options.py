@@ -15,7 +15,9 @@ if TYPE_CHECKING:
     from qbench_suite.engine import Selection, Settings
 
 #: Fixtures that a case file asks for to be parametrized over the grid.
-CASE_FIXTURES = frozenset({"layer_case", "format_case", "quantizer_case", "model_case"})
+CASE_FIXTURES = frozenset(
+    f"{kind}_case" for kind in ("layer", "format", "quantizer", "model", "linear", "integer")
+)
 #: What ``--benchmark-json`` without a path holds until the run's folder is known.
 IN_RUN_FOLDER = Path("(folder of the run)") / "benchmark.json"
 
@@ -32,12 +34,21 @@ def selection(config: pytest.Config) -> Selection:
     """Which entries the options select."""
     from qbench_suite.engine import Selection
 
-    return Selection(
-        **{
-            axis: config.getoption(f"qbench_{axis}")
-            for axis in ("models", "formats", "modes", "layers", "policies")
-        }
-    )
+    return Selection(**{axis: config.getoption(f"qbench_{axis}") for axis in AXES})
+
+
+#: Options that say which cases there are.
+AXES = (
+    "models",
+    "formats",
+    "modes",
+    "layers",
+    "policies",
+    "linears",
+    "linear_sizes",
+    "linear_rows",
+    "integers",
+)
 
 
 #: Options that are numbers, and the least value of each.
@@ -49,6 +60,7 @@ _LEAST = {
     "eval_batch": 1,
     "seed": 0,
     "broken_images": 0,
+    "integer_calibration": 1,
 }
 
 
@@ -79,6 +91,8 @@ def settings(config: pytest.Config, folder: Path) -> Settings:
         broken_images=config.getoption("qbench_broken_images"),
         fp32_cache=_fp32_cache(config.getoption("qbench_fp32_cache")),
         unfinished=folder / "unfinished",
+        integer_calibration=config.getoption("qbench_integer_calibration"),
+        compiled_twin=config.getoption("qbench_compiled_twin") == "on",
         quantizer_shape=_shape(config.getoption("qbench_quantizer_shape")),
     )
 

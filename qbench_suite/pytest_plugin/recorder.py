@@ -28,6 +28,7 @@ _SETTINGS = {
     "images": "--qbench-images",
     "eval_batch": "--qbench-eval-batch",
     "layerwise": "--qbench-layerwise",
+    "integer_calibration": "--qbench-integer-calibration",
     "compliance": "--qbench-compliance",
 }
 

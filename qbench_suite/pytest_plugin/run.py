@@ -26,6 +26,12 @@ if TYPE_CHECKING:
 RUN: pytest.StashKey[Run] = pytest.StashKey()
 #: A measured case, its row, and the extra_info of its benchmark.
 MEASURED: pytest.StashKey[tuple[Any, Row, dict[str, Any]]] = pytest.StashKey()
+#: Options that select cases, by table; those of layers are for all others too.
+_WIDER = {
+    "layers": "--qbench-models, --qbench-formats, --qbench-modes, --qbench-layers or --qbench-policies",
+    "linears": "--qbench-linears or --qbench-formats",
+    "integers": "--qbench-integers, --qbench-models or --qbench-formats",
+}
 #: A run without plugins of the suite does not care for the order of these.
 _LAST = (1, "", ())
 
@@ -139,9 +145,15 @@ class Run:
         )
 
     def measure(self, case: Any, timer: Timer) -> Row:
-        """Measure ``case``, noted in the journal before it starts."""
+        """Measure ``case``, noted in the journal before it starts.
+
+        One that is none for this machine is skipped without a line, so that a run that is resumed where
+        it is one has it still to do.
+        """
+        if reason := self.engine.unavailable(case):
+            pytest.skip(reason)
         self.recorder.started(case.key, self.machine_info)
-        if hasattr(case, "model"):
+        if case.table in ("layers", "models"):
             self.recorder.left_float(case.model, self._left_float)
         return self.engine.run(case, timer)
 
@@ -172,19 +184,15 @@ class Run:
         return [{"module": n, **asdict(m)} for n, m in modules.items() if m.loses_coverage]
 
     def _select(self, fixture: str) -> list[Any]:
-        from qbench_suite.engine import ModelCase
-
         chosen = options.selection(self._config)
-        of_models = fixture == "model_case"
-        if not chosen.concerns(ModelCase.table if of_models else fixture):
+        table = f"{fixture.removesuffix('_case')}s"
+        if not chosen.concerns(table):
             return []
         cases: list[Any] = getattr(self.engine, f"{fixture}s")(chosen)
-        # Formats may be chosen that no policy uses.
-        asked = chosen.policies is not None if of_models else chosen != type(chosen)()
-        if not cases and asked:
+        if not cases and chosen.asks_for(table):
             raise SelectionError(
                 f"A grid holds cases; the options select no {fixture.replace('_', ' ')}. Widen "
-                "--qbench-models, --qbench-formats, --qbench-modes, --qbench-layers or --qbench-policies."
+                f"{_WIDER.get(table, _WIDER['layers'])}."
             )
         return cases
 

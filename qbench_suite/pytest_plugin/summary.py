@@ -41,6 +41,10 @@ def summarise(
 def _print_tables(terminal: pytest.TerminalReporter, tables: dict[str, pd.DataFrame]) -> None:
     if "models" in tables:
         _print(terminal, "models x policies", _by_policy(tables["models"]))
+    if "integers" in tables:
+        _print(terminal, "models in integers", _integers(tables["integers"]))
+    if "linears" in tables:
+        _print(terminal, "linear layers in low precision", _linears(tables["linears"]))
     if "layers" in tables:
         _print(terminal, "format x mode over all layers", _by_format_and_mode(tables["layers"]))
         _print(terminal, f"worst {_WORST} layers", _worst(tables["layers"]))
@@ -81,6 +85,47 @@ def _by_policy(models: pd.DataFrame) -> pd.DataFrame:
     }
     table = models[list(columns)].rename(columns=columns).sort_values(["model", "policy"])
     return table.assign(model=table["model"].map(short_names(table["model"].unique())))
+
+
+def _integers(integers: pd.DataFrame) -> pd.DataFrame:
+    columns = {
+        "model": "model",
+        "method": "method",
+        "blocks": "blocks",
+        "integer_only": "no_float",
+        "fp32_top1": "fp32_top1",
+        "top1": "top1",
+        "top1_low": "low",
+        "top1_high": "high",
+        "branch_sqnr_db": "branch_db",
+        "speedup_fp32": "over_fp32",
+        "speedup_bf16": "over_bf16",
+        "speedup_bf16_compiled": "over_compiled",
+        "model_speedup": "whole_model",
+        "outcome": "outcome",
+    }
+    table = integers.sort_values(["model", "method"])[list(columns)]
+    table["model"] = table["model"].map(short_names(table["model"].unique()))
+    return table.set_axis(list(columns.values()), axis=1)
+
+
+def _linears(linears: pd.DataFrame) -> pd.DataFrame:
+    columns = {
+        "entry": "entry",
+        "dtype": "dtype",
+        "size": "size",
+        "rows": "rows",
+        "kernel": "kernel",
+        "latency_ms": "latency_ms",
+        "speedup_fp32": "over_fp32",
+        "speedup_bf16": "over_bf16",
+        "compression": "smaller",
+        "sqnr_db": "sqnr_db",
+        "outcome": "outcome",
+    }
+    sizes = linears["out_features"].astype(str) + "x" + linears["in_features"].astype(str)
+    table = linears.assign(size=sizes).sort_values(["size", "entry", "dtype", "rows"])
+    return table[list(columns)].rename(columns=columns)
 
 
 def _by_format_and_mode(layers: pd.DataFrame) -> pd.DataFrame:

@@ -58,7 +58,7 @@ def front(
     ``reference``: name and height of a dashed line, that of FP32. With it, points more than
     ``SPAN`` below what is best are drawn at the lower edge as triangles.
     """
-    figure, axes = _figure(*_FRONT_SIZE, left=42, right=10, top=10, bottom=36)
+    figure, axes = canvas(*_FRONT_SIZE, left=42, right=10, top=10, bottom=36)
     top = max([p.high for p in points] + ([reference[1]] if reference else []))
     floor = min(p.low for p in points)
     if reference:
@@ -76,7 +76,7 @@ def front(
     if best:
         _staircase(axes, best, floor)
     place(axes, points, best, floor, reference)
-    return inline(_svg(figure), name, alt, [p.hint for p in drawn])
+    return inline(written(figure), name, alt, [p.hint for p in drawn])
 
 
 def _together(points: Sequence[Point]) -> list[Point]:
@@ -167,7 +167,7 @@ def heatmap(
     height = min(len(rows) * _ROW, _TALLEST)
     right = max(top - cell / 2, 4)  # the last column's name leans out
     size = (left + cell * len(columns) + right, top + height + 4)
-    figure, axes = _figure(*size, left=left, right=right, top=top, bottom=4)
+    figure, axes = canvas(*size, left=left, right=right, top=top, bottom=4)
     # The image has a pixel a cell; the page scales it without blur.
     axes.imshow(_clipped(values), cmap="cividis", aspect="auto", interpolation="none",
                 vmin=SQNR_RANGE_DB[0], vmax=SQNR_RANGE_DB[1])  # fmt: skip
@@ -181,7 +181,7 @@ def heatmap(
     for number, column in enumerate(columns):
         axes.text(number, -0.5 - 4 * len(rows) / height, _end(column, 22), rotation=45, ha="left",
                   rotation_mode="anchor", color=INK["muted"])  # fmt: skip
-    return inline(_svg(figure), name, alt, [])
+    return inline(written(figure), name, alt, [])
 
 
 def _clipped(values: Sequence[Sequence[float]]) -> Any:
@@ -205,7 +205,7 @@ def _end(text: str, longest: int) -> str:
     return plain if len(plain) <= longest else f"…{plain[1 - longest :]}"
 
 
-def _figure(
+def canvas(
     width: float, height: float, *, left: float, right: float, top: float, bottom: float
 ) -> tuple[Figure, Axes]:
     """An empty figure and its axes; every length in points, as SVG has them."""
@@ -230,7 +230,8 @@ def _figure(
 _SETTINGS = {"svg.fonttype": "none", "text.parse_math": False, "svg.hashsalt": "qbench"}
 
 
-def _svg(figure: Figure) -> str:
+def written(figure: Figure) -> str:
+    """``figure`` as an SVG file."""
     from matplotlib import rc_context
 
     for artist in figure.findobj():

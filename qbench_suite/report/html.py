@@ -7,7 +7,17 @@ import hashlib
 from importlib import resources
 from typing import Any
 
-from qbench_suite.report import blocks, figures, findings, layer_sections, model_sections, notation
+from qbench_suite.report import (
+    blocks,
+    figures,
+    findings,
+    integer_sections,
+    layer_sections,
+    leads,
+    linear_sections,
+    model_sections,
+    notation,
+)
 from qbench_suite.report.run import Run, looked_at
 from qbench_suite.report.text import report_paths
 
@@ -40,7 +50,7 @@ def _context(run: Run, beside: bool) -> dict[str, Any]:
     found = findings.findings(run)
     return {
         "run": run.name,
-        "lead": findings.lead(run),
+        "lead": leads.lead(run),
         "findings": [(f.model, findings.verdict(f)) for f in found] if len(found) > 1 else [],
         "tolerance": findings.TOLERANCE,
         "figures": findings.key_figures(run),
@@ -52,6 +62,7 @@ def _context(run: Run, beside: bool) -> dict[str, Any]:
         "tolerances": ", ".join(filter(None, dict.fromkeys(looked_at(r)[1] for r in run.models))),
         **_of_models(run, beside),
         **_of_layers(run),
+        **_of_arithmetic(run),
     }
 
 
@@ -85,4 +96,15 @@ def _of_layers(run: Run) -> dict[str, Any]:
         "formats": layer_sections.format_matrix(run),
         "quantizers": layer_sections.quantizer_table(run),
         "left_float": layer_sections.left_float_table(run),
+    }
+
+
+def _of_arithmetic(run: Run) -> dict[str, Any]:
+    return {
+        "linear_cards": linear_sections.latency_cards(run),
+        "linears": linear_sections.linear_table(run),
+        "integer_accuracy": integer_sections.accuracy_strips(run),
+        "integer_stages": integer_sections.stage_strips(run),
+        "integer_audits": integer_sections.audit_matrix(run),
+        "integers": integer_sections.integer_table(run),
     }

@@ -7,7 +7,10 @@ from collections.abc import Iterator, Sequence
 
 from qbench_suite.report import notation
 from qbench_suite.report.aggregate import by_format_and_mode, worst_layers
-from qbench_suite.report.findings import findings, lead, verdict
+from qbench_suite.report.findings import findings, verdict
+from qbench_suite.report.integer_sections import integer_rows
+from qbench_suite.report.leads import lead
+from qbench_suite.report.linear_sections import linear_rows
 from qbench_suite.report.run import Record, Run
 
 #: GitHub shows at most 1 MiB a step.
@@ -28,6 +31,8 @@ def summary(run: Run) -> str:
         if not run.models:
             lines += _format_table(run)
         lines += _worst_table(worst_layers(run, _WORST))
+    lines += _integer_table(integer_rows(run))
+    lines += _linear_table(linear_rows(run))
     return "\n".join([*lines, ""])
 
 
@@ -99,6 +104,58 @@ def _worst_table(rows: Sequence[Record]) -> Iterator[str]:
     names = ("model", "layer", "layer_type", "format", "mode", "outcome")
     cells = [[notation.fixed(row["sqnr_db"]), *(row[name] for name in names)] for row in rows]
     yield from _table(headings, cells, 7)
+
+
+def _integer_table(rows: Sequence[Record]) -> Iterator[str]:
+    if not rows:
+        return
+    yield from ("Models in integers:", "")
+    headings = (
+        "model", "method", "integers only", "top-1 (%) [95 %]", "Δ FP32 (points)",
+        "worst branch (dB)", "over FP32 (×)", "over BF16 (×)", "over compiled BF16 (×)", "outcome",
+    )  # fmt: skip
+    cells = [
+        [
+            row["model"],
+            row["method"],
+            notation.verdict(row["integer_only"]) or "not looked at",
+            notation.with_interval(row["top1"], row["top1_low"], row["top1_high"], 1),
+            notation.signed(None if row["top1_drop"] is None else -row["top1_drop"]),
+            notation.fixed(row["branch_sqnr_db"], 1),
+            notation.fixed(row["speedup_fp32"]),
+            notation.fixed(row["speedup_bf16"]),
+            notation.fixed(row["speedup_bf16_compiled"]),
+            row["outcome"],
+        ]
+        for row in rows[:_ROWS]
+    ]
+    yield from _table(headings, cells, 3)
+
+
+def _linear_table(rows: Sequence[Record]) -> Iterator[str]:
+    if not rows:
+        return
+    yield from ("Linear layers in low precision:", "")
+    headings = (
+        "layer", "dtype", "size", "rows", "latency (ms)", "over FP32 (×)", "over BF16 (×)",
+        "smaller (×)", "SQNR (dB)", "outcome",
+    )  # fmt: skip
+    cells = [
+        [
+            row["entry"],
+            row["dtype"],
+            row["size"],
+            notation.integer(row["rows"]),
+            notation.fixed(row["latency_ms"], 3),
+            notation.fixed(row["speedup_fp32"]),
+            notation.fixed(row["speedup_bf16"]),
+            notation.fixed(row["compression"]),
+            notation.fixed(row["sqnr_db"], 1),
+            row["outcome"],
+        ]
+        for row in rows[:_ROWS]
+    ]
+    yield from _table(headings, cells, 3)
 
 
 def _table(headings: Sequence[str], rows: Sequence[Sequence[str]], left: int) -> Iterator[str]:

@@ -24,6 +24,8 @@ _TESTS = {
     "layers": "cases/test_layers.py::test_layer",
     "formats": "cases/test_formats.py::test_format",
     "quantizers": "cases/test_quantizers.py::test_quantizer",
+    "linears": "cases/test_linear.py::test_linear",
+    "integers": "cases/test_integer_vit.py::test_integer_vit",
 }
 
 

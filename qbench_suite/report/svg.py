@@ -15,6 +15,8 @@ INK = {
     "grey": "#050505",
     "bad": "#060606",
     "card": "#070707",
+    "good": "#080808",
+    "violet": "#090909",
 }
 _VARIABLES = {colour: f"var(--{name})" for name, colour in INK.items()}
 
@@ -36,7 +38,7 @@ def inline(svg: str, name: str, alt: str, hints: Sequence[str]) -> str:
 
 
 def _tag(tag: str, name: str) -> str:
-    tag = re.sub(r"#0([1-7])0(?:\1)0\1", lambda match: _VARIABLES[match[0]], tag)
+    tag = re.sub(r"#0([1-9])0(?:\1)0\1", lambda match: _VARIABLES[match[0]], tag)
     tag = re.sub(r' id="', f' id="{name}-', tag)
     return tag.replace('xlink:href="#', f'href="#{name}-').replace("xlink:href=", "href=")
 

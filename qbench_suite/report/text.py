@@ -1,29 +1,31 @@
-"""The comparison report: one model case against its float original, as plain text."""
+"""Reports as plain text: a model case against its float original, and what computes by itself."""
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Iterator
 from pathlib import Path
 
-from qbench_suite.report import notation, text_sections
+from qbench_suite.report import arithmetic_text, notation, text_sections
 from qbench_suite.report.run import Record, Run, command
-from qbench_suite.report.text_table import WIDTH, pair
+from qbench_suite.report.shell import command_lines
+from qbench_suite.report.text_table import pair
 from qbench_suite.report.writing import folder_names, write
 
 FILE = "comparison_report.txt"
 
 _FACTS = ("machine", "device", "threads", "suite_version", "torch_version", "timm_version")
 _MORE_FACTS = ("python_version", "started_at", "plugins")
-#: What ends a line that a shell joins with the next.
-_GOES_ON = " \\"
 
 
 def write_texts(run: Run) -> list[Path]:
-    """Write ``MODEL/POLICY/comparison_report.txt`` for each model case; raises ``ResultsError``."""
-    return [
-        write(run.folder / path, comparison_report(run, row)) for row, path in report_paths(run)
-    ]
+    """Write ``MODEL/POLICY/comparison_report.txt`` for each model case; raises ``ResultsError``.
+
+    Linear and integer cases have a report a kind: ``linear_report.txt``, ``integer_report.txt``.
+    """
+    texts = {path: comparison_report(run, row) for row, path in report_paths(run)}
+    texts[Path("linear_report.txt")] = arithmetic_text.linear_report(run)
+    texts[Path("integer_report.txt")] = arithmetic_text.integer_report(run)
+    return [write(run.folder / path, text) for path, text in texts.items() if text]
 
 
 def report_paths(run: Run) -> list[tuple[Record, Path]]:
@@ -74,26 +76,7 @@ def _header(run: Run, row: Record) -> Iterator[str]:
         yield from pair(name.removesuffix("_version").replace("_", " "), facts.get(name))
     yield from pair("run", run.name)
     yield ""
-    yield from _command(command("models", row))
-
-
-def _command(text: str) -> Iterator[str]:
-    """``text`` in lines that a shell takes for one; a word of it stays whole, however long."""
-    lines = ["measure it again:  pytest"]
-    for word in _words(text)[1:]:
-        if len(lines[-1]) + len(word) + len(" ") + len(_GOES_ON) > WIDTH:
-            lines[-1] += _GOES_ON
-            lines.append("   ")
-        lines[-1] += f" {word if word.isprintable() else notation.printable(word)}"
-    yield from lines
-
-
-def _words(text: str) -> list[str]:
-    """The words of a command, each quoted as it was."""
-    try:
-        return [shlex.quote(word) for word in shlex.split(text)]
-    except ValueError:  # a journal may hold what no shell reads
-        return text.split()
+    yield from command_lines(command("models", row))
 
 
 def _images(row: Record) -> str:

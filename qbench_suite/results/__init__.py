@@ -1,7 +1,9 @@
 """Rows, journals, tables and gates."""
 
 from qbench_suite.results.gates import Gates
+from qbench_suite.results.integer_rows import IntegerRow, IntegerStageRow
 from qbench_suite.results.journal import Journal, JournalContents, read_journals
+from qbench_suite.results.linear_rows import LinearRow
 from qbench_suite.results.model_rows import DetailRow, ModelLayerRow, ModelRow, ViolationRow
 from qbench_suite.results.row import FormatRow, LayerRow, QuantizerRow, Row, RunColumns
 from qbench_suite.results.schema import ROW_TYPES, columns_markdown
@@ -12,9 +14,12 @@ __all__ = [
     "DetailRow",
     "FormatRow",
     "Gates",
+    "IntegerRow",
+    "IntegerStageRow",
     "Journal",
     "JournalContents",
     "LayerRow",
+    "LinearRow",
     "ModelLayerRow",
     "ModelRow",
     "QuantizerRow",

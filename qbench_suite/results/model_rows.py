@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from qbench_suite.results.row import Row, column, plain
+from qbench_suite.results.evaluated_row import EvaluatedRow
+from qbench_suite.results.row import column, plain
 
 
 @dataclass(kw_only=True)
@@ -23,65 +24,30 @@ class DetailRow:
 
 
 @dataclass(kw_only=True)
-class ModelRow(Row):
+class ModelRow(EvaluatedRow):
     """A whole model converted by a policy, against its float original on the same images."""
 
     table: ClassVar[str] = "models"
 
-    model: str = column("name of the model", default="")
     policy: str = column("name of the policy", default="")
     policy_hash: str = column("first 12 digits of SHA-256 of the policy as resolved", default="")
     formats: str = column("formats in use, separated by ;", default="")
     modes: str = column("modes in use, separated by ;", default="")
     scales: str = column("dynamic or static: when scales of activations are computed", default="")
     range_rules: str = column("range rules in use, separated by ;", default="")
+    rounding: str = column(
+        "rounding rules of weights, separated by ; and none for nearest", default=""
+    )
+    rounding_seconds: float | None = column(
+        "wall time of the rounding rules, passes over calibration images not counted; of weights taken from the cache, what they took when they were made",
+        "s",
+    )
+    rounding_gain_db: float | None = column(
+        "mean over the layers with a rounding rule of rounding_sqnr_db − rounding_sqnr_before_db, see model_layers",
+        "dB",
+    )
     calibration: str = column(
-        "dataset, number of images and seed that static scales come from", default=""
-    )
-    dataset: str = column("dataset evaluated on", default="")
-    preprocessing: str = column("how an image became the model's input", default="")
-    images: int | None = column("images evaluated", "images")
-    skipped_images: int | None = column("images left out, as they cannot be read", "images")
-    skipped: str = column("the first few of them", default="")
-    batch: int | None = column(
-        "images in a batch; less than asked for where memory ran out", "images"
-    )
-    top1: float | None = column("images whose most probable class is the label", "%")
-    top1_low: float | None = column("lower end of the 95 % Wilson interval of top1", "%")
-    top1_high: float | None = column("upper end of it", "%")
-    top5: float | None = column("images whose label is among the five most probable classes", "%")
-    top5_low: float | None = column("lower end of the 95 % Wilson interval of top5", "%")
-    top5_high: float | None = column("upper end of it", "%")
-    certainty: float | None = column("mean over images of the largest softmax probability")
-    fp32_top1: float | None = column("top1 of the float model on the same images", "%")
-    fp32_top1_low: float | None = column("lower end of its 95 % Wilson interval", "%")
-    fp32_top1_high: float | None = column("upper end of it", "%")
-    fp32_top5: float | None = column("top5 of the float model on the same images", "%")
-    fp32_top5_low: float | None = column("lower end of its 95 % Wilson interval", "%")
-    fp32_top5_high: float | None = column("upper end of it", "%")
-    fp32_certainty: float | None = column("certainty of the float model")
-    top1_drop: float | None = column("fp32_top1 − top1", "points")
-    top1_drop_low: float | None = column(
-        "lower end of the 95 % interval of top1_drop from lost and gained: the images are the same, so it is narrower than those of the two accuracies",
-        "points",
-    )
-    top1_drop_high: float | None = column("upper end of it", "points")
-    lost: int | None = column("images that the float model gets right and this one wrong", "images")
-    gained: int | None = column(
-        "images that the float model gets wrong and this one right", "images"
-    )
-    agreement: float | None = column("images of one most probable class in both models", "%")
-    kl: float | None = column(
-        "mean over images of Σ p log(p / q), p softmax of the float model, q of this one", "nat"
-    )
-    mse: float | None = column("mean((y − r)²) of the logits y against the float logits r")
-    sqnr_db: float | None = column("10 log10(Σ r² / Σ (y − r)²) of the logits", "dB")
-    cosine: float | None = column("Σ y·r / (‖y‖ ‖r‖) of the logits")
-    nonfinite_count: int | None = column(
-        "logits that are NaN or ±Inf where the float model's are finite", "values"
-    )
-    fp32_nonfinite_count: int | None = column(
-        "logits of the float model that are NaN or ±Inf", "values"
+        "dataset, number of images and seed that static scales and rounding come from", default=""
     )
     multiply_adds: int | None = column("multiply-adds of one image", "multiply-adds")
     coverage: float | None = column(
@@ -131,6 +97,18 @@ class ModelLayerRow(DetailRow):
     quant_type: str = column("class that replaces it; empty where it stays float", default="")
     roles: str = column("what is quantized: role=format-mode, separated by ;", default="")
     reason: str = column("why it stays float; empty where it does not", default="")
+    rounding: str = column(
+        "rule that its weight is rounded by; why to nearest where the policy names another one; empty for nearest",
+        default="",
+    )
+    rounding_flipped: float | None = column(
+        "share of its weights whose code is not the nearest one"
+    )
+    rounding_sqnr_before_db: float | None = column(
+        "10 log10(Σ ‖Wx‖² / Σ ‖Wx − Qx̂‖²) with Q = W rounded to nearest, over calibration images held back: x what it reads in the float model, x̂ in the converted one",
+        "dB",
+    )
+    rounding_sqnr_db: float | None = column("the same with Q as the rule rounds it", "dB")
     multiply_adds: int | None = column("multiply-adds of one image", "multiply-adds")
     coverage: float | None = column("share of them with at least one quantized operand")
     weight_bits: float | None = column(
@@ -174,6 +152,3 @@ class ViolationRow(DetailRow):
     format: str = column("name of the format", default="")
     mode: str = column("name of the scaling mode", default="")
     batch_index: int | None = column("which batch it was found in, from 0; empty for weights")
-
-
-DETAIL_TYPES: tuple[type[DetailRow], ...] = (ModelLayerRow, ViolationRow)

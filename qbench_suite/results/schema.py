@@ -5,10 +5,20 @@ from __future__ import annotations
 from dataclasses import MISSING, Field, fields
 from typing import Any
 
-from qbench_suite.results.model_rows import DETAIL_TYPES, DetailRow, ModelRow
+from qbench_suite.results.integer_rows import IntegerRow, IntegerStageRow
+from qbench_suite.results.linear_rows import LinearRow
+from qbench_suite.results.model_rows import DetailRow, ModelLayerRow, ModelRow, ViolationRow
 from qbench_suite.results.row import FormatRow, LayerRow, QuantizerRow, Row, RunColumns
 
-ROW_TYPES: tuple[type[Row], ...] = (LayerRow, FormatRow, QuantizerRow, ModelRow)
+ROW_TYPES: tuple[type[Row], ...] = (
+    LayerRow,
+    FormatRow,
+    QuantizerRow,
+    ModelRow,
+    LinearRow,
+    IntegerRow,
+)
+DETAIL_TYPES: tuple[type[DetailRow], ...] = (ModelLayerRow, ViolationRow, IntegerStageRow)
 #: Any record that makes up a table.
 AnyRow = type[Row] | type[DetailRow] | type[RunColumns]
 

@@ -8,9 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from qbench_suite.errors import ResultsError
 from qbench_suite.results.journal import JournalContents, read_journals
-from qbench_suite.results.model_rows import DETAIL_TYPES
 from qbench_suite.results.row import RunColumns
-from qbench_suite.results.schema import ROW_TYPES, AnyRow, columns_of, empty_columns
+from qbench_suite.results.schema import DETAIL_TYPES, ROW_TYPES, AnyRow, columns_of, empty_columns
 
 if TYPE_CHECKING:
     import pandas as pd

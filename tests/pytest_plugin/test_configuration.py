@@ -31,7 +31,8 @@ def test_a_bare_pytest_collects_cases_alone(checkout: Checkout) -> None:
         line.partition(":")[0] for line in run.output.split("\n") if line.startswith(("c", "t"))
     }
     assert files == {
-        f"cases/test_{kind}.py" for kind in ("formats", "layers", "models", "quantizers")
+        f"cases/test_{kind}.py"
+        for kind in ("formats", "integer_vit", "layers", "models", "quantizers")
     }
 
 

@@ -14,8 +14,11 @@ import pytest
 
 from qbench_suite.results import (
     FormatRow,
+    IntegerRow,
+    IntegerStageRow,
     Journal,
     LayerRow,
+    LinearRow,
     ModelLayerRow,
     ModelRow,
     QuantizerRow,
@@ -350,6 +353,119 @@ def small_rows() -> list[Row]:
     return [*formats, *quantizers]
 
 
+#: name: (bytes of weights under FP32, latency at 1 row and at 2048 rows, SQNR)
+LINEARS = {
+    "w8a16": (4.0, 0.4, 165.0, 41.2),
+    "w4a16": (7.5, 0.25, 170.0, 20.5),
+    "torchao.int8wo": (4.0, 16.0, 190.0, 41.2),
+    "quanto.int8": (4.0, 0.42, 480.0, 40.7),
+}
+
+
+def linear_rows() -> list[Row]:
+    """Four layers on two dtypes and six numbers of rows, one of them off its gate."""
+    rows: list[Row] = []
+    for entry, (smaller, one, many, sqnr) in LINEARS.items():
+        for dtype in ("bfloat16", "float32"):
+            for number in (1, 4, 16, 64, 256, 2048):
+                share = math.log2(number) / 11
+                latency = one ** (1 - share) * many**share
+                fp32 = 2.7 * number**0.72
+                rows.append(
+                    LinearRow(
+                        case=f"{entry}-{dtype}-4096x4096-{number}",
+                        outcome="passed",
+                        format="int4" if "4" in entry else "int8",
+                        entry=entry,
+                        entry_owner="qbench_w8a16",
+                        dtype=dtype,
+                        in_features=4096,
+                        out_features=4096,
+                        rows=number,
+                        kernel="int8pack" if number < 16 else "product on cast weights",
+                        threads=2,
+                        latency_ms=latency,
+                        fp32_latency_ms=fp32,
+                        bf16_latency_ms=0.7 * number**0.7,
+                        speedup_fp32=fp32 / latency,
+                        speedup_bf16=0.7 * number**0.7 / latency,
+                        weight_bytes=int((1 << 26) / smaller),
+                        fp32_weight_bytes=1 << 26,
+                        compression=smaller,
+                        peak_bytes=8192 * number,
+                        gb_per_s=41.0,
+                        sqnr_db=sqnr,
+                        bf16_sqnr_db=50.8,
+                        weight_sqnr_db=sqnr + 0.3,
+                        max_abs_err=0.04,
+                    )
+                )
+    rows[-1].outcome, rows[-1].reason = "failed", "sqnr_db of int8 weights is at least 41 dB"
+    return rows
+
+
+STAGES = {"norm1": 42.0, "qkv": 38.5, "attention": 33.0, "proj": 30.1, "norm2": 41.0, "fc2": 29.0,
+          "branch": 27.9}  # fmt: skip
+
+
+def integer_rows() -> list[Row]:
+    """Two methods on two models; of one model the instructions were not looked at."""
+    rows: list[Row] = []
+    for model, top1 in (("vit", 98.3), ("timm:deit_tiny_patch16_224", 72.1)):
+        for method, loss in (("fqvit.log8", 0.2), ("fqvit.log4", 0.9)):
+            seen = model == "vit"
+            row = IntegerRow(
+                case=f"{model.replace(':', '.')}-{method}",
+                outcome="passed",
+                format="int8",
+                model=model,
+                method=method,
+                images=360,
+                fp32_top1=top1,
+                fp32_top1_low=top1 - 1.4,
+                fp32_top1_high=top1 + 0.9,
+                top1=top1 - loss,
+                top1_low=top1 - loss - 1.5,
+                top1_high=top1 - loss + 0.9,
+                top1_drop=loss,
+                blocks=12,
+                refused_blocks=0,
+                calibration_s=11.2,
+                integer_only=True if seen else None,
+                audits="dispatch: 31 operations on integers; export: 40 nodes",
+                audited_operations=31,
+                float_operations=0,
+                audited_instructions=4123 if seen else None,
+                float_instructions=0 if seen else None,
+                branch_sqnr_db=27.9,
+                worst_block="blocks.11",
+                timed_block="blocks.0",
+                latency_ms=4.1,
+                block_fp32_ms=19.8,
+                block_bf16_ms=7.5,
+                block_bf16_compiled_ms=7.1,
+                speedup_fp32=4.83,
+                speedup_bf16=1.83,
+                speedup_bf16_compiled=1.73,
+                model_ms=60.0,
+                model_fp32_ms=250.0,
+                model_speedup=4.17,
+                state_bytes=450_000,
+                fp32_state_bytes=1_780_000,
+            )
+            row.details += [
+                IntegerStageRow(
+                    case=row.case, model=model, method=method, order=block * 10 + place,
+                    block=f"blocks.{block}", stage=stage, sqnr_db=sqnr - loss * 3 - block / 4,
+                    cosine=0.9999, mse=1e-4, max_abs_err=0.1,
+                )
+                for block in range(12)
+                for place, (stage, sqnr) in enumerate(STAGES.items())
+            ]  # fmt: skip
+            rows.append(row)
+    return rows
+
+
 def write_run(folder: Path, *rows: Row, **header: Any) -> Path:
     """A finished run of ``rows`` in ``folder``."""
     journal = Journal(folder, {"run": folder.name, **HEADER, **header}, joins=True)
@@ -473,6 +589,8 @@ class Made:
     violation_rows = staticmethod(violation_rows)
     layer_rows = staticmethod(layer_rows)
     small_rows = staticmethod(small_rows)
+    linear_rows = staticmethod(linear_rows)
+    integer_rows = staticmethod(integer_rows)
     realistic_models = staticmethod(realistic_models)
     Page = Page
     POLICIES = POLICIES
@@ -501,7 +619,8 @@ def realistic(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     folder = tmp_path_factory.mktemp("runs") / "realistic"
     layers = layer_rows(["vit", "resnet"], ["fp8_e4m3", "fp8_e5m2"], ["tensor", "mx32"], 20)
-    write_run(folder, *realistic_models(), *layers, *small_rows())
+    computed = (*linear_rows(), *integer_rows())
+    write_run(folder, *realistic_models(), *layers, *small_rows(), *computed)
     write_reports(folder)
     return folder
 

@@ -19,8 +19,11 @@ from qbench_suite.report.html import page
 from qbench_suite.report.run import Run
 from qbench_suite.results import (
     FormatRow,
+    IntegerRow,
+    IntegerStageRow,
     Journal,
     LayerRow,
+    LinearRow,
     ModelLayerRow,
     ModelRow,
     QuantizerRow,
@@ -68,6 +71,8 @@ def test_every_section_is_there_and_linked(realistic_page: Any) -> None:
     sections = {
         "accuracy",
         "cases",
+        "integers",
+        "linears",
         "layers",
         "compliance",
         "latency",
@@ -81,7 +86,7 @@ def test_every_section_is_there_and_linked(realistic_page: Any) -> None:
 
 def test_every_picture_is_described(realistic_page: Any) -> None:
     labels = [v for tag, n, v in realistic_page.attributes if tag == "svg" and n == "aria-label"]
-    assert len(labels) == realistic_page.tags.count("svg") == 3 + 1 + 3 + 2
+    assert len(labels) == realistic_page.tags.count("svg") == 3 + 1 + 3 + 2 + 2
     assert any("Pareto front: w2a8-chunk32: 2.50 bits" in label for label in labels)
     assert any(
         re.search(r"by layer .*99 by 14; the lowest is -?[\d.]+ dB", label) for label in labels
@@ -151,7 +156,7 @@ def test_compliance_is_told_by_more_than_a_colour(realistic_page: Any) -> None:
     cells = [text for tag, text in realistic_page.texts if tag == "td"]
     assert "✗ 1,821" in cells
     assert "error" in cells
-    assert cells.count("✓") == 40
+    assert cells.count("✓") == 40 + 2  # of model cases, and of audits
     assert cells.count("✓ 40/40") == 4
 
 
@@ -273,12 +278,26 @@ def hostile_rows() -> list[Any]:
         slowdown=2.0,
         **text,
     )
+    integer = IntegerRow(
+        case=ALERT, model=ALERT, method=ALERT, audits=ALERT, refused=ALERT, top1=50.0,
+        float_operations=1, audited_operations=2, **text,
+    )  # fmt: skip
+    integer.details.append(
+        IntegerStageRow(
+            case=ALERT, model=ALERT, method=ALERT, block=ALERT, stage=ALERT, sqnr_db=9.0
+        )
+    )
     return [
         row,
         layer,
         FormatRow(case=ALERT, distribution=ALERT, sqnr_db=1.0, **text),
         QuantizerRow(case=ALERT, mode=ALERT, shape=ALERT, **text),
-    ]
+        LinearRow(
+            case=ALERT, entry=ALERT, dtype=ALERT, kernel=ALERT, entry_owner=ALERT, rows=1,
+            in_features=4, out_features=4, latency_ms=1.0, fp32_latency_ms=2.0, **text,
+        ),
+        integer,
+    ]  # fmt: skip
 
 
 def test_nothing_of_a_run_is_markup(make_run: MakeRun, made: Any) -> None:
@@ -312,6 +331,10 @@ def test_any_number_may_be_anything(
     row.details.append(
         ModelLayerRow(case="m-p", model="m", policy="p", layer="l", **numbers(ModelLayerRow))
     )
+    integer = IntegerRow(case="i", model="m", method="n", outcome=outcome, **numbers(IntegerRow))
+    integer.details.append(
+        IntegerStageRow(case="i", model="m", method="n", stage="s", **numbers(IntegerStageRow))
+    )
     rows = [
         row,
         LayerRow(
@@ -325,7 +348,12 @@ def test_any_number_may_be_anything(
         ),
         FormatRow(case="f", format="f", distribution="d", outcome=outcome, **numbers(FormatRow)),
         QuantizerRow(case="q", format="f", mode="o", outcome=outcome, **numbers(QuantizerRow)),
-    ]
+        LinearRow(
+            case="x", entry="x", rows=1, in_features=4, out_features=4, outcome=outcome,
+            **numbers(LinearRow),
+        ),
+        integer,
+    ]  # fmt: skip
     drawn = draw(make_run(*rows), made)
     assert "nan" not in re.findall(r"\w+", drawn.visible.lower())
     assert "None" not in drawn.visible
@@ -334,13 +362,17 @@ def test_any_number_may_be_anything(
 
 
 @pytest.mark.parametrize(
-    "keep", [slice(0, 0), slice(0, 1), slice(1, 2), slice(2, 3), slice(3, 4), slice(0, 2)],
-    ids=["nothing", "model", "layer", "format", "quantizer", "model and layer"],
+    "keep",
+    [slice(0, 0), slice(0, 1), slice(1, 2), slice(2, 3), slice(3, 4), slice(4, 5), slice(5, 6),
+     slice(6, 7), slice(0, 2), slice(4, 6)],
+    ids=["nothing", "model", "layer", "format", "quantizer", "linear", "integer", "failed linear",
+         "model and layer", "linear and integer"],
 )  # fmt: skip
 def test_any_kind_of_case_may_be_absent(make_run: MakeRun, made: Any, keep: slice) -> None:
     rows = [made.model_row("m", "p"), *made.layer_rows(["vit"], ["f"], ["tensor"], 1)]
     small = made.small_rows()
-    drawn = draw(make_run(*[*rows, small[0], small[-1]][keep]), made)
+    computed = [made.linear_rows()[0], made.integer_rows()[0], made.linear_rows()[-1]]
+    drawn = draw(make_run(*[*rows, small[0], small[-1], *computed][keep]), made)
     links = {v for tag, n, v in drawn.attributes if tag == "a" and n == "href" and v != "#main"}
     ids = {f"#{v}" for tag, n, v in drawn.attributes if tag == "section" and n == "id"}
     assert links == ids

@@ -60,6 +60,8 @@ def test_facts_of_several_processes_are_joined(make_run: MakeRun, made: Any) -> 
         ("layers", "cases/test_layers.py::test_layer"),
         ("formats", "cases/test_formats.py::test_format"),
         ("quantizers", "cases/test_quantizers.py::test_quantizer"),
+        ("linears", "cases/test_linear.py::test_linear"),
+        ("integers", "cases/test_integer_vit.py::test_integer_vit"),
     ],
 )
 def test_commands_name_a_test_that_exists(table: str, test: str) -> None:

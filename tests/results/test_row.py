@@ -71,7 +71,10 @@ def test_names_that_end_in_a_unit_are_in_it(row_type: type[Row]) -> None:
 
 def test_tables_have_names_of_their_own() -> None:
     names = [t.table for t in (*ROW_TYPES, *DETAIL_TYPES)]
-    assert names == ["layers", "formats", "quantizers", "models", "model_layers", "violations"]
+    assert names == [
+        "layers", "formats", "quantizers", "models", "linears", "integers",
+        "model_layers", "violations", "integer_stages",
+    ]  # fmt: skip
 
 
 def test_details_are_plain_json_by_table() -> None:
