@@ -34,7 +34,8 @@ class Compiler:
         for choice in _choices(arch):
             reason = self._run(*flags, *choice, "-shared", "-fPIC", str(source), "-o", str(target))
             if not reason:
-                break
+                made = target.is_file()
+                return "" if made else f"{self.command[0]}: the compiler made nothing"
         return reason
 
     def _run(self, *arguments: str) -> str:

@@ -20,6 +20,8 @@ from qbench_suite.native.compiler import Compiler, find_compiler, processor
 
 #: Contraction would make the rounding of float code depend on the compiler.
 _FLAGS = ("-O3", "-std=c++17", "-ffp-contract=off", "-fvisibility=hidden")
+#: Values of ``QBENCH_NATIVE`` that switch native code off.
+_OFF = frozenset({"0", "false", "no", "off"})
 
 
 @dataclass(frozen=True)
@@ -29,7 +31,7 @@ class NativeLibrary:
     It is built when it is first loaded, in seconds, for ``arch`` (``-march``), and kept in the cache
     folder under a key of source, flags, compiler and processor. Threads are OpenMP's: those of torch,
     where torch brings a runtime, so that ``torch.set_num_threads`` holds. Without a compiler, and with
-    ``QBENCH_NATIVE=0``, there is no library, and ``reason`` says why.
+    ``QBENCH_NATIVE=0`` (or false, no, off), there is no library, and ``reason`` says why.
     """
 
     source: Path
@@ -59,8 +61,8 @@ class NativeLibrary:
 def _load(
     library: NativeLibrary, wanted: str, compiler: Compiler | None
 ) -> tuple[ctypes.CDLL | None, str, Path | None]:
-    if wanted == "0":
-        return None, "native code is switched off by QBENCH_NATIVE=0", None
+    if wanted.strip().lower() in _OFF:
+        return None, f"native code is switched off by QBENCH_NATIVE={wanted}", None
     reason = _no_compiler()
     # A library is given the OpenMP runtime that is loaded already: it has to be torch's.
     importlib.import_module("torch")

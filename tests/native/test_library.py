@@ -223,13 +223,28 @@ def test_a_compiler_that_is_not_there_is_named(
         assert NativeLibrary(source).load() is None
 
 
-def test_native_code_can_be_switched_off(source: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("QBENCH_NATIVE", "0")
+@pytest.mark.skipif(shutil.which("true") is None, reason="no program that does nothing")
+def test_a_compiler_that_makes_nothing_is_named(
+    source: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CXX", "true")
+    library = NativeLibrary(source)
+    with pytest.warns(RuntimeWarning, match="runs as slower Python code"):
+        assert library.load() is None
+    assert library.reason.endswith("true: the compiler made nothing")
+    assert not list(cache.glob("*.sha256"))
+
+
+@pytest.mark.parametrize("off", ["0", "false", "No", "OFF"])
+def test_native_code_can_be_switched_off(
+    source: Path, monkeypatch: pytest.MonkeyPatch, off: str
+) -> None:
+    monkeypatch.setenv("QBENCH_NATIVE", off)
     library = NativeLibrary(source)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert library.load() is None
-    assert library.reason == "native code is switched off by QBENCH_NATIVE=0"
+    assert library.reason == f"native code is switched off by QBENCH_NATIVE={off}"
 
 
 @needs_compiler

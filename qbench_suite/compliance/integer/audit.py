@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
-#: Findings that a report names; all are counted.
+#: Of each kind, what a report names; all are counted.
 _NAMED = 10
 
 
@@ -42,7 +42,9 @@ class IntegerAudit:
     findings: tuple[FloatUse, ...] = ()
     #: What ran, or what the module gave away, without the audit seeing what is computed there.
     opaque: Mapping[str, int] = field(default_factory=dict)
-    #: Operators of other libraries that it looked into, as their kernels are Python.
+    #: The modules, by dotted name, in which each of these was met; empty for the module itself.
+    places: Mapping[str, frozenset[str]] = field(default_factory=dict)
+    #: Of what may be opaque elsewhere, what it looked into: operators in Python, functions in a file.
     entered: frozenset[str] = frozenset()
     #: What is float and may be, or other remarks.
     notes: tuple[str, ...] = ()
@@ -70,11 +72,15 @@ class IntegerAudit:
         return f"{name}: {self.floats} floats in {self.looked_at} {self.unit}"
 
     def __str__(self) -> str:
-        lines = [self.summary, *(f"  float   {found}" for found in self.findings[:_NAMED])]
-        if len(self.findings) > _NAMED:
-            lines.append(f"  float   … and {len(self.findings) - _NAMED} more")
-        lines += [f"  opaque  {name}, {count} times" for name, count in self.opaque.items()]
+        opaque = [f"{name}, {count} times" for name, count in self.opaque.items()]
+        lines = [self.summary, *_first("float ", self.findings), *_first("opaque", opaque)]
         return "\n".join([*lines, *(f"  note    {note}" for note in self.notes)])
+
+
+def _first(kind: str, items: Sequence[object]) -> Iterator[str]:
+    yield from (f"  {kind}  {item}" for item in items[:_NAMED])
+    if len(items) > _NAMED:
+        yield f"  {kind}  … and {len(items) - _NAMED} more"
 
 
 def listed(what: str, names: Iterable[str]) -> tuple[str, ...]:

@@ -6,6 +6,7 @@ import os
 import re
 import shutil
 import subprocess
+from collections import Counter
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from qbench_suite.compliance.integer.instructions import (
     called_float_function,
     machine_of,
     mnemonic_of,
+    other_function,
 )
 
 _FORMAT = re.compile(r"file format (\S+)")
@@ -21,18 +23,7 @@ _SECTION = re.compile(r"Disassembly of section (\S+):")
 _SYMBOL = re.compile(r"([0-9a-f]+) <(.+)>:")
 _INSTRUCTION = re.compile(r"\s*([0-9a-f]+):\t(.+)")
 #: Sections that the linker fills: jumps to other libraries, start and end.
-_LINKERS = (".plt", ".init", ".fini", "__TEXT,__stubs")
-#: Functions that the compiler adds to every library.
-_COMPILERS = frozenset(
-    {
-        "_start",
-        "__do_global_dtors_aux",
-        "__do_global_ctors_aux",
-        "deregister_tm_clones",
-        "frame_dummy",
-        "register_tm_clones",
-    }
-)
+_LINKERS = frozenset({".plt", ".plt.sec", ".plt.got", ".init", ".fini", "__TEXT,__stubs"})
 
 
 def audit_disassembly(path: str | os.PathLike[str]) -> IntegerAudit:
@@ -41,9 +32,10 @@ def audit_disassembly(path: str | os.PathLike[str]) -> IntegerAudit:
     It is disassembled by objdump, for x86-64 and aarch64. A finding is an instruction that adds,
     multiplies, compares, rounds or converts floats (SSE to AVX10, FMA, x87; NEON, SVE), or a call of a
     float function of the C library; moves, selections and bit operations on float registers are none.
-    Left out is what compiler and linker add. Code that is made while the program runs, and code of
-    libraries that this one calls, is not seen. Where objdump is missing, or cannot read the file,
-    the audit was not run.
+    Left out are sections that the linker fills. Functions of other libraries that it uses, and that
+    are not known to be of integers, are named in ``opaque``, and those that it holds in ``entered``.
+    Code that is made while the program runs is not seen. Where objdump is missing, or cannot read the
+    file, the audit was not run.
     """
     file = Path(path)
     objdump = shutil.which("objdump") or shutil.which("llvm-objdump")
@@ -78,19 +70,20 @@ class _Look:
         self._looked_at = 0
         #: By mnemonic, reason and symbol: the first address, and how many.
         self._found: dict[tuple[str, str, str], tuple[str, int]] = {}
+        self._held: set[str] = set()
+        self._others: Counter[str] = Counter()
 
     def at(self, lines: Iterable[str]) -> None:
         """Go through the lines that objdump prints."""
         section = symbol = ""
         for line in lines:
             if instruction := _INSTRUCTION.match(line):
-                own = (
-                    not section.startswith(_LINKERS) and symbol.partition("@")[0] not in _COMPILERS
-                )
-                if own and self._is_float:
+                if self._is_float and section not in _LINKERS:
                     self._instruction(instruction[2].strip(), symbol, instruction[1])
             elif named := _SYMBOL.match(line):
                 symbol = named[2]
+                if section not in _LINKERS:
+                    self._held.add(symbol.partition("@")[0])
             elif begun := _SECTION.match(line):
                 section, symbol = begun[1], ""
             elif described := _FORMAT.search(line):
@@ -104,6 +97,8 @@ class _Look:
         why = "computes with floats" if self._is_float(mnemonic) else ""
         if not why and (function := called_float_function(text)):
             why = f"leads to the float function {function}"
+        elif other := other_function(text):
+            self._others[other] += 1
         if why:
             first, count = self._found.get((mnemonic, why, symbol), (address, 0))
             self._found[mnemonic, why, symbol] = (first, count + 1)
@@ -122,7 +117,13 @@ class _Look:
             for (mnemonic, why, symbol), (address, count) in self._found.items()
         )
         return IntegerAudit(
-            "disassembly", "instructions", self._looked_at, findings, file=self._file.name
+            "disassembly",
+            "instructions",
+            self._looked_at,
+            findings,
+            opaque={name: n for name, n in self._others.items() if name not in self._held},
+            entered=frozenset(self._held),
+            file=self._file.name,
         )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -16,20 +16,13 @@ from torch.utils.hooks import RemovableHandle
 from qbench_suite.compliance.integer.audit import FloatUse, IntegerAudit, listed
 from qbench_suite.compliance.integer.floats import floats_among, is_opaque, why_float
 from qbench_suite.compliance.integer.kernels import python_kernel
+from qbench_suite.compliance.integer.leaving import (
+    calls_that_leave,
+    leaves_by_result,
+    method_that_leaves,
+)
 from qbench_suite.errors import ConversionError
 
-#: Methods that hand out a pointer to the elements, as native code takes it.
-NATIVE = frozenset({"data_ptr", "untyped_storage"})
-#: Methods by which the elements of a tensor get where no operation is seen.
-_GIVE_AWAY = NATIVE | {
-    "__array__",
-    "__dlpack__",
-    "__index__",
-    "__int__",
-    "item",
-    "numpy",
-    "tolist",
-}
 _TO_FLOAT = {"__float__": "float", "__complex__": "complex"}
 
 
@@ -40,15 +33,16 @@ def audit_dispatch(module: nn.Module, *inputs: Any) -> IntegerAudit:
     A finding is an operation that takes or gives a tensor of another type than int8…64, uint8…64 and
     bool, or takes a Python float. Seen are all operations of torch in this thread, those within
     others and within operators written in Python included, and elements that leave as Python floats.
-    Not seen, and named in ``opaque``, is what compiled operators of other libraries compute, and what
-    becomes of elements that leave torch: to Python numbers, NumPy, or a pointer for native code.
+    Not seen, and named in ``opaque``, is what compiled operators of other libraries compute, what a
+    thread computes that is started meanwhile, and what becomes of elements that leave torch: to Python
+    numbers, text, shapes, NumPy, or a pointer for native code.
     Raises ``ConversionError`` where the module does not run.
     """
     seen = _Seen()
     for place, given in enumerate(inputs):
         seen.note(f"input {place}", why_float(floats_among(given), ()))
     try:
-        with _names(module, seen), _Functions(seen), _Operations(seen):
+        with _names(module, seen), _Functions(seen), _Operations(seen), calls_that_leave(seen.lose):
             given = module(*inputs)
     except Exception as error:
         raise ConversionError(
@@ -62,6 +56,7 @@ def audit_dispatch(module: nn.Module, *inputs: Any) -> IntegerAudit:
         looked_at=sum(seen.operations.values()),
         findings=tuple(FloatUse(*key, count=n) for key, n in seen.findings.items()),
         opaque=dict(seen.opaque),
+        places={name: frozenset(found) for name, found in seen.places.items()},
         entered=frozenset(seen.entered),
         notes=listed("operations", seen.listing()),
     )
@@ -74,12 +69,17 @@ class _Seen:
         self.operations: Counter[str] = Counter()
         self.findings: Counter[tuple[str, str, str]] = Counter()
         self.opaque: Counter[str] = Counter()
-        self.entered: Counter[str] = Counter()
+        self.places: defaultdict[str, set[str]] = defaultdict(set)
+        self.entered: set[str] = set()
         self.running: list[str] = [""]
 
     def note(self, what: str, why: str) -> None:
         if why:
             self.findings[what, why, self.running[-1]] += 1
+
+    def lose(self, name: str) -> None:
+        self.opaque[name] += 1
+        self.places[name].add(self.running[-1])
 
     def listing(self) -> Iterator[str]:
         return (f"{name} {count}" for name, count in self.operations.most_common())
@@ -103,8 +103,10 @@ class _Operations(TorchDispatchMode):  # type: ignore[no-untyped-call]
                 result = func.redispatch(keys, *args, **(kwargs or {}))
         self._seen.operations[str(func)] += 1
         self._seen.note(str(func), why_float(arguments, floats_among(result)))
-        if is_opaque(func):
-            (self._seen.opaque if keys is None else self._seen.entered)[str(func)] += 1
+        if keys is not None:
+            self._seen.entered.add(str(func))
+        elif is_opaque(func) or leaves_by_result(func, args, result):
+            self._seen.lose(str(func))
         return result
 
 
@@ -119,8 +121,8 @@ class _Functions(TorchFunctionMode):
         self, func: Callable[..., Any], types: Any, args: Any = (), kwargs: Any = None
     ) -> Any:
         name = getattr(func, "__name__", "")
-        if name in _GIVE_AWAY:
-            self._seen.opaque[f"Tensor.{name}"] += 1
+        if method := method_that_leaves(func):
+            self._seen.lose(method)
         elif name in _TO_FLOAT:
             self._seen.note(f"Tensor.{name}", f"gives a Python {_TO_FLOAT[name]}")
         return func(*args, **(kwargs or {}))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import operator
 import re
 import types
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -79,6 +79,7 @@ class _Look:
         self._nodes = 0
         self._findings: Counter[tuple[str, str, str]] = Counter()
         self._opaque: Counter[str] = Counter()
+        self._places: defaultdict[str, set[str]] = defaultdict(set)
         self._unread: list[str] = []
 
     def at(self, program: fx.GraphModule) -> None:
@@ -100,6 +101,7 @@ class _Look:
             self._nodes,
             findings,
             opaque=dict(self._opaque),
+            places={name: frozenset(found) for name, found in self._places.items()},
             notes=listed("float, and read by no operation", self._unread),
         )
 
@@ -125,6 +127,7 @@ class _Look:
             self._findings[name, why, _module_of(node)] += 1
         if is_opaque(node.target):
             self._opaque[name] += 1
+            self._places[name].add(_module_of(node))
 
 
 def _plain(leaf: object) -> bool:

@@ -24,14 +24,24 @@ _ARM = re.compile(
 )
 #: Functions of the C library, and of compilers, that compute with floats.
 _FUNCTION = re.compile(
-    r"(?:a?(?:sin|cos|tan)h?|sincos|atan2|exp(?:2|10|m1)?|log(?:2|10|1p|b)?|pow|sqrt|cbrt|hypot|fmod"
+    r"(?:c?a?(?:sin|cos|tan)h?|sincos|atan2|c?exp|exp(?:2|10|m1)|c?log|log(?:2|10|1p|b)|c?pow|c?sqrt"
+    r"|cabs|carg|cbrt|hypot|fmod"
     r"|remainder|remquo|l{0,2}r(?:int|ound)|nearbyint|floor|ceil|trunc|erfc?|[lt]gamma"
     r"|ldexp|frexp|scalbl?n|ilogb|modf|fma|fmax|fmin|fdim)[fl]?@.*"
+    r"|(?:[de]rand48(?:_r)?|strto(?:d|f|ld)|atof|cblas_i?[sdcz]\w+|[sdcz]gemm_?)@.*"
     r"|__(?:add|sub|mul|div|neg|cmp|pow)[shdxt]f\w*|__float\w+[shdxt]f\w*|__fix\w*[shdxt]f\w+|_ZGV\w+@.*"
 )
 #: Prefixes that stand before a mnemonic.
 _PREFIXES = frozenset(
     {"lock", "rep", "repz", "repnz", "bnd", "notrack", "data16", "addr32", "cs", "ds", "es", "ss"}
+)
+#: Functions, and data, of the C and C++ libraries and of OpenMP that have nothing to do with floats.
+_INTEGER_FUNCTION = re.compile(
+    r"(?:__)?(?:mem(?:cpy|move|set|cmp|chr)|str(?:len|n?cmp|n?cpy|r?chr))(?:_chk)?|malloc|calloc|realloc"
+    r"|free|aligned_alloc|posix_memalign|abort|_?exit|atexit|__(?:assert_fail|stack_chk_(?:fail|guard))"
+    r"|__(?:tls_get_addr|errno_location|gmon_start__|libc_start_main)|_ITM_\w+|__cxa_\w+|_Unwind_\w+"
+    r"|__gxx_personality_v0|_Z[nd][wal]\w+|_ZSt(?:9terminatev|\d+__throw_\w+)|_ZT[ISV]\w+|GOMP_\w+"
+    r"|omp_(?!get_w)\w+|__kmpc_(?!atomic_(?:float|cmplx))\w+|pthread_\w+|sched_\w+"
 )
 _CALLED = re.compile(r"<([^>+]+)>")
 
@@ -70,3 +80,10 @@ def called_float_function(instruction: str) -> str:
     """The float function of the C library that a call or jump leads to; empty where there is none."""
     found = _CALLED.search(instruction)
     return found[1] if found and _FUNCTION.match(found[1]) else ""
+
+
+def other_function(instruction: str) -> str:
+    """What an instruction names of another library, not known to be of integers; empty without."""
+    found = _CALLED.search(instruction)
+    name, at, _ = found[1].partition("@") if found else ("", "", "")
+    return name if at and not _INTEGER_FUNCTION.fullmatch(name) else ""

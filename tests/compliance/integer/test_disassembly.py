@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from qbench_suite import audit_disassembly
+from qbench_suite import IntegerAudit, audit_disassembly
 from qbench_suite.compliance.integer.disassembly import _Look
 from qbench_suite.compliance.integer.instructions import machine_of, mnemonic_of
 
@@ -109,10 +109,60 @@ def test_an_unknown_machine_was_not_audited() -> None:
     assert found.not_run.endswith("not elf64-littleriscv")
 
 
-def test_what_compiler_and_linker_add_is_left_out() -> None:
-    look = looked_at("0 <register_tm_clones>:", " 0:\tmulss\t%xmm0,%xmm0", format="elf64-x86-64")
-    look.at(["Disassembly of section .plt:", "0 <f@plt>:", " 0:\tmulss\t%xmm0,%xmm0"])
+@pytest.mark.parametrize("section", [".init", ".fini", ".plt", ".plt.sec", ".plt.got"])
+def test_what_the_linker_adds_is_left_out(section: str) -> None:
+    code = ["0 <f@plt>:", " 0:\tmulss\t%xmm0,%xmm0"]
+    look = looked_at(format="elf64-x86-64")
+    look.at([f"Disassembly of section {section}:", *code])
     assert look.audit().not_run == "it holds no instruction"
+    look.at([f"Disassembly of section {section}.text:", *code])
+    assert look.audit().floats == 1
+
+
+def test_what_follows_the_entry_of_a_stripped_program_is_looked_at() -> None:
+    lines = "0 <_start>:", " 0:\thlt", " 4:\tmulss\t%xmm0,%xmm0"
+    assert looked_at(*lines, format="elf64-x86-64").audit().floats == 1
+
+
+def calling(function: str) -> IntegerAudit:
+    lines = "0 <f>:", f" 0:\tcall\t10 <{function}>"
+    return looked_at(*lines, format="elf64-x86-64").audit()
+
+
+FLOAT_CALLS = "cblas_sgemm cblas_idamax dgemm_ cexp csqrtf clogl cabs drand48 strtod"
+INTEGER_CALLS = (
+    "memcpy malloc _Znwm _ZdlPvm GOMP_parallel omp_get_thread_num __cxa_finalize _ZSt9terminatev"
+)
+
+
+@pytest.mark.parametrize("function", FLOAT_CALLS.split())
+def test_calls_of_float_functions_are_floats(function: str) -> None:
+    assert calling(f"{function}@plt").floats == 1
+
+
+@pytest.mark.parametrize(
+    "function",
+    ["printf", "cblas_gemm_s8u8s32", "omp_get_wtime", "__kmpc_atomic_float8_add", "dlsym"],
+)
+def test_other_functions_of_libraries_are_named(function: str) -> None:
+    found = calling(f"{function}@plt")
+    assert found.passed
+    assert found.opaque == {function: 1}
+    # A pointer to it, too.
+    text = f" 0:\tmov\t0x2fe1(%rip),%rax        # 3fd8 <{function}@GLIBC_2.2.5>"
+    assert looked_at("0 <f>:", text, format="elf64-x86-64").audit().opaque == {function: 1}
+
+
+@pytest.mark.parametrize("function", INTEGER_CALLS.split())
+def test_functions_of_integers_are_not_named(function: str) -> None:
+    assert not calling(f"{function}@plt").opaque
+
+
+def test_functions_that_the_library_holds_are_its_own(build: Build) -> None:
+    own = 'extern "C" __attribute__((noinline)) long own(long x) { return x * x + 1; }'
+    found = audit_disassembly(build(f'{own}\nextern "C" long f(long x) {{ return own(x) + 2; }}'))
+    assert "own" in found.entered
+    assert not found.opaque
 
 
 FLOAT_X86 = """

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import pickle
+import sys
+import threading
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.utils._python_dispatch import _disable_current_modes
+from torch.utils.dlpack import to_dlpack
 
 from qbench_suite import ConversionError, audit_dispatch
 from qbench_suite.compliance.integer import dispatch
@@ -30,6 +36,34 @@ def halved(x: Tensor) -> Tensor:
 def by_pointer(x: Tensor) -> Tensor:
     assert x.data_ptr()
     return x + 1
+
+
+_CHOSEN: dict[str, Callable[[Tensor], Tensor]] = {}
+_CUDA = "Tensor.__cuda_array_interface__"
+
+
+@torch.library.custom_op("qbench_dispatch_test::chosen", mutates_args=())
+def chosen(x: Tensor) -> Tensor:
+    """The function that a test chose."""
+    return _CHOSEN["function"](x).clone()
+
+
+def in_a_thread(x: Tensor) -> Tensor:
+    found: list[Tensor] = []
+    thread = threading.Thread(target=lambda: found.append((x * 0.5).to(torch.int8)))
+    thread.start()
+    thread.join()
+    return found[0]
+
+
+def in_a_pool(x: Tensor) -> Tensor:
+    with ThreadPoolExecutor(1) as pool:
+        return pool.submit(lambda: (x * 0.5).to(torch.int8)).result()
+
+
+def unseen(x: Tensor) -> Tensor:
+    with _disable_current_modes():
+        return (x * 0.5).to(torch.int8)
 
 
 class Calling(nn.Module):
@@ -96,13 +130,58 @@ def test_uses_of_one_kind_are_counted_together() -> None:
         (lambda x: torch.from_numpy(np.asarray(x)), "Tensor.__array__"),
         (lambda x: x + int(x[0, 0]), "Tensor.__int__"),
         (lambda x: (x.data_ptr(), x)[1], "Tensor.data_ptr"),
+        (lambda x: x.clone().apply_(lambda code: code // 2), "Tensor.apply_"),
+        (lambda x: x.clone().map_(x, lambda a, b: a + b), "Tensor.map_"),
+        (lambda x: x + int(f"{x[0, 0]}"), "Tensor.__format__"),
+        (lambda x: x + len(repr(x)), "Tensor.__repr__"),
+        pytest.param(lambda x: x + len(str(x)), "Tensor.__repr__", id="str"),
+        (lambda x: x + 1 if x[0, 0] == 1 else x, "Tensor.__bool__"),
+        (lambda x: x + range(9)[x[0, 0]], "Tensor.__index__"),
+        (lambda x: x + len(pickle.dumps(x)), "Tensor.untyped_storage"),
+        (lambda x: x + hasattr(x, "__cuda_array_interface__"), _CUDA),
+        (lambda x: torch.from_dlpack(to_dlpack(x)), "torch.utils.dlpack.to_dlpack"),
+        (lambda x: x + torch.equal(x, x), "aten.equal.default"),
+        (lambda x: x + x.nonzero().shape[0], "aten.nonzero.default"),
+        (lambda x: x + x[x > 0].shape[0], "aten.index.Tensor"),
+        (lambda x: in_a_thread(x), "a new thread"),
+        pytest.param(lambda x: in_a_pool(x), "a new thread", id="pool"),
     ],
 )
-def test_what_is_not_seen_is_named(function: object, name: str) -> None:
+def test_what_is_not_seen_is_named(function: Callable[[Tensor], Tensor], name: str) -> None:
     found = audit_dispatch(Calling(function), X)
     assert found.passed, "nothing float was seen"
     assert found.opaque[name] == 1
     assert f"opaque  {name}, 1 times" in str(found)
+    assert found.places[name] == {""}
+    # Within the kernel of an operator too.
+    _CHOSEN["function"] = function
+    within = audit_dispatch(nn.Sequential(Calling(lambda x: chosen(x))), X)
+    assert within.entered == {"qbench_dispatch_test.chosen.default"}
+    assert within.opaque[name] == 1
+    assert within.places[name] == {"0"}
+
+
+def test_what_stops_the_audit_is_named() -> None:
+    found = audit_dispatch(Calling(lambda x: unseen(x)), X)
+    assert set(found.opaque) == {"torch.utils._python_dispatch._disable_current_modes"}
+
+
+def test_who_profiled_before_goes_on() -> None:
+    def profile(*_: object) -> None: ...
+
+    before = sys.getprofile()
+    sys.setprofile(profile)
+    try:
+        audit_dispatch(nn.Identity(), X)
+        assert sys.getprofile() is profile
+    finally:
+        sys.setprofile(before)
+
+
+def test_a_table_is_read_without_a_size_that_elements_decide() -> None:
+    found = audit_dispatch(Calling(lambda x: X.flatten()[x.long() & 7]), X)
+    assert found.passed
+    assert not found.opaque
 
 
 def test_an_operation_in_python_is_looked_into() -> None:

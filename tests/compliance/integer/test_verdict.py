@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from qbench_suite import IntegerBlock, audit_integer
+from qbench_suite import IntegerBlock, NameNotFoundError, audit_integer
 from qbench_suite.compliance.integer import dispatch
 
 Library = Callable[[str], Path]
@@ -126,6 +126,58 @@ def test_a_custom_operation_proves_nothing_without_its_library(library: Library)
     assert audit_integer(Halving(), X, libraries=[file]).integer_only is True
 
 
+def test_the_library_of_a_block_proves_nothing_beside_it(library: Library) -> None:
+    file = library("x[i] >> 1")
+    block, beside = Block(file), nn.Sequential(Block(file), Halving())
+    verdict = audit_integer(beside, X)
+    assert verdict.integer_only is None
+    assert verdict.unseen == (
+        "native code is reached by Tensor.data_ptr in 1, and no library was given",
+    )
+    assert audit_integer(beside, X, libraries=[file]).integer_only is True
+    assert audit_integer(nn.Sequential(block, block), X).integer_only is True
+    # A name that begins like the block's is another module.
+    named = nn.ModuleDict({"a": block, "ab": Halving()})
+    named.forward = lambda x: named["ab"](named["a"](x))  # type: ignore[method-assign]
+    assert audit_integer(named, X, audits=["dispatch", "disassembly"]).integer_only is None
+
+
+def test_a_compiled_operation_beside_a_block_is_told_from_one_within(
+    library: Library, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(dispatch, "python_kernel", lambda *_: None)
+    block = Block(library("x[i] >> 1"))
+    assert audit_integer(nn.Sequential(nn.Sequential(block)), X).integer_only is True
+    verdict = audit_integer(nn.Sequential(block, Halving()), X)
+    assert verdict.unseen == (
+        "native code is reached by qbench_verdict_test.halve.default in 1, and no library was given",
+    )
+
+
+def test_a_library_that_uses_another_proves_nothing_without_it(
+    build: Callable[..., Path], library: Library
+) -> None:
+    own, other = library("x[i] >> 1"), "extern long elsewhere(long);"
+    calls = build(f'extern "C" {{ {other} long f(long x) {{ return elsewhere(x) + 1; }} }}')
+    verdict = audit_integer(Halving(), X, libraries=[own, calls])
+    assert verdict.integer_only is None
+    assert verdict.unseen == ("library.so uses elsewhere of libraries that were not given",)
+    there = build('extern "C" long elsewhere(long x) { return x * 3; }', name="there")
+    assert audit_integer(Halving(), X, libraries=[own, calls, there]).integer_only is True
+
+
+def test_no_audit_is_no_proof(codes: nn.Module) -> None:
+    verdict = audit_integer(codes, X, audits=())
+    assert verdict.integer_only is None
+    assert verdict.unseen == ("no audit was made",)
+    assert audit_integer(codes, X, audits=["disassembly"]).integer_only is None
+
+
+def test_the_name_of_no_audit_is_an_error(codes: nn.Module) -> None:
+    with pytest.raises(NameNotFoundError, match=r"'dispach' is none\. Did you mean dispatch\?"):
+        audit_integer(codes, X, audits=["state", "dispach"])
+
+
 def test_a_compiled_operation_proves_nothing_without_its_library(
     library: Library, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -159,7 +211,8 @@ def test_elements_that_leave_torch_leave_it_open() -> None:
 
     verdict = audit_integer(Counting(), X, audits=["dispatch"])
     assert verdict.integer_only is None
-    assert verdict.unseen == ("elements leave torch by Tensor.__int__",)
+    (reason,) = verdict.unseen
+    assert reason.startswith("elements leave torch by Tensor.__int__")
 
 
 def test_a_block_says_which_library_and_which_floats_are_its_own(library: Library) -> None:
