@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from qbench_fqvit import ops
+from qbench_fqvit import ops, stored
 from qbench_fqvit.act import QAct
 from qbench_fqvit.float_block import FloatBlock
 from qbench_fqvit.layout import Layout
@@ -52,7 +52,7 @@ class QuantTimmVitBlock(IntegerBlock):
         self.fc2 = QuantLinear(layout.hidden, channels)
         self.residual2 = QResidual(channels, layout.residual_bits)
         self.scales = Scales(layout)
-        #: The float block it was made from, for ``float_stages``; set it to None to free the memory.
+        #: The float block it was made from, for ``float_stages``; ``release_float`` frees it.
         self.original: FloatBlock | None = None
         self._filled = False
 
@@ -81,7 +81,11 @@ class QuantTimmVitBlock(IntegerBlock):
                 f"The state dict of an integer block holds its 'header'; got {sorted(state)[:4]}. Give "
                 "the state dict of one QuantTimmVitBlock, without a prefix."
             )
-        block = cls(Layout.from_tensor(state["header"]))
+        layout = Layout.from_tensor(state["header"])
+        with torch.device("meta"):
+            # No memory is taken for what the state dict does not hold.
+            stored.check(state, cls(layout).state_dict(), layout)
+        block = cls(layout)
         block.load_state_dict(dict(state))
         return block
 
@@ -102,7 +106,7 @@ class QuantTimmVitBlock(IntegerBlock):
         q, k, v = self._split(found["qkv"]).permute(2, 0, 3, 1, 4).unbind(0)
         found["scores"] = ops.scores(q.contiguous(), k.contiguous())
         found["softmax"] = self.softmax(found["scores"])
-        acc = ops.context(found["softmax"], v.contiguous(), self.layout.softmax_bits)
+        acc = ops.context(found["softmax"], v.contiguous(), self.layout.softmax)
         context = self.context_act(acc.transpose(1, 2).flatten(2))
         found["context"] = self._reverse(context, codes)
         found["proj"] = self.proj(found["context"])
@@ -118,12 +122,16 @@ class QuantTimmVitBlock(IntegerBlock):
         return {name: self.scales.value(name, step) for name, step in self.steps(codes).items()}
 
     def float_stages(self, x: Tensor) -> dict[str, Tensor]:
+        return self.float_original().stages(x.float())
+
+    def float_original(self) -> FloatBlock:
+        """``original``; raises ``ConversionError`` where there is none."""
         if self.original is None:
             raise ConversionError(
-                "The steps of the float original need its weights; this block was loaded from a state "
-                "dict, which holds integers alone. Convert the float model again."
+                "The float original is asked for where the floats are kept; this block has none, as it "
+                "was loaded, unpickled or released. Convert the float model again."
             )
-        return self.original.stages(x.float())
+        return self.original
 
     def quantize_input(self, x: Tensor) -> Tensor:
         """Codes of float activations, ties to even; ±Inf saturates, NaN has the code 0."""
@@ -137,6 +145,17 @@ class QuantTimmVitBlock(IntegerBlock):
     def get_quantized_layers(self) -> dict[str, QuantLinear]:
         """Its linear layers by name, in order of execution: where weights are rounded anew."""
         return {name: m for name, m in self.named_children() if isinstance(m, QuantLinear)}
+
+    def release_float(self) -> None:
+        """Free the float copies of the weights, without which only integers can be asked for.
+
+        ``forward`` and the state dict stay as they are; ``float_stages``, ``set_codes`` and
+        ``round_weights`` raise ``ConversionError`` from then on. A pickle holds no copies either way;
+        those of ``deepcopy`` share them with the block.
+        """
+        self.original = None
+        for linear in self.get_quantized_layers().values():
+            linear.origin = None
 
     def native_libraries(self) -> tuple[Path, ...]:
         return ops.libraries()
@@ -161,26 +180,64 @@ class QuantTimmVitBlock(IntegerBlock):
                 "by QuantTimmVitBlock.from_float, or load a state dict into it."
             )
         dtype, dims = _DTYPES[layout.residual_bits], 3 if layout.windows is None else 4
+        if not isinstance(codes, Tensor):
+            raise ConversionError(
+                f"This integer block takes a tensor of {dtype} codes; got {type(codes).__name__}. Give "
+                "it the output of an integer block, or of quantize_input."
+            )
         if codes.dtype != dtype or codes.dim() != dims or codes.shape[-1] != layout.channels:
             raise ConversionError(
                 f"This integer block takes {dtype} codes of {dims} axes, the last of "
                 f"{layout.channels} channels; got {codes.dtype} of shape {tuple(codes.shape)}. Give it "
                 "the output of an integer block, or of quantize_input."
             )
-        if dims == 3 and codes.shape[1] > layout.max_tokens:
+        self._check_map(*codes.shape[1:-1])
+
+    def _check_map(self, rows: int, columns: int | None = None) -> None:
+        """Raise ``ConversionError`` where it does not attend to so many tokens."""
+        layout = self.layout
+        if layout.map_rows and (rows, columns) != (layout.map_rows, layout.map_columns):
+            raise ConversionError(
+                f"The windows of this integer block are masked for maps of {layout.map_rows} × "
+                f"{layout.map_columns} tokens; got {rows} × {columns}. Convert a model of that size."
+            )
+        if columns is not None:
+            return
+        if layout.bias_tokens and rows != layout.bias_tokens:
+            raise ConversionError(
+                f"The scores of this integer block have a bias for {layout.bias_tokens} tokens; got "
+                f"{rows}. Convert a model of that image size."
+            )
+        if rows > layout.max_tokens:
             raise ConversionError(
                 f"At most {layout.max_tokens} tokens attend to each other within 32 bits here; got "
-                f"{codes.shape[1]}. Calibrate on images of that size."
+                f"{rows}. Calibrate on images of that size."
             )
+
+    def load_state_dict(
+        self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False
+    ) -> Any:
+        """As in torch, but all or nothing; raises ``ConversionError`` for what is no such state dict."""
+        if strict:
+            self._check_layout(state_dict.get("header"))
+            stored.check_names(set(state_dict), set(self.state_dict()))
+        return super().load_state_dict(state_dict, strict, assign)
 
     def _load_from_state_dict(
         self, state_dict: dict[str, Any], prefix: str, *arguments: Any
     ) -> None:
-        header = state_dict.get(f"{prefix}header")
-        if header is not None and Layout.from_tensor(header) != self.layout:
-            raise ConversionError(
-                f"A state dict fits a block of its own layout; it has {Layout.from_tensor(header)}, the "
-                f"block {self.layout}. Use QuantTimmVitBlock.from_state_dict."
-            )
+        own = {k.removeprefix(prefix): v for k, v in state_dict.items() if k.startswith(prefix)}
+        expected = self.state_dict()
+        # A state dict of a model may leave out a block, but no part of one.
+        if own.keys() & expected.keys():
+            self._check_layout(own.get("header"))
+            stored.check(own, expected, self.layout)
+            self._filled = True
         super()._load_from_state_dict(state_dict, prefix, *arguments)
-        self._filled = self._filled or header is not None
+
+    def _check_layout(self, header: Tensor | None) -> None:
+        if header is not None and (layout := Layout.from_tensor(header)) != self.layout:
+            raise ConversionError(
+                f"A state dict fits a block of its own layout; it has {layout}, the block "
+                f"{self.layout}. Use QuantTimmVitBlock.from_state_dict."
+            )

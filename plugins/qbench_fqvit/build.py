@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import torch
 from torch import Tensor
 
@@ -13,31 +11,15 @@ from qbench_fqvit.dyadic import as_int32, common_dyadic, dyadic, shift_of
 from qbench_fqvit.float_block import Affine, FloatBlock, Norm
 from qbench_fqvit.layout import Layout
 from qbench_fqvit.linear import TOP, LinearOrigin
+from qbench_fqvit.ops import tables
 from qbench_fqvit.softmax_tables import exp_table, score_bias
 from qbench_fqvit.statistics import Statistics
+from qbench_fqvit.stream import Stream
 from qbench_fqvit.windows import Windows
 from qbench_suite import ConversionError
 
-#: Weight of the log code 0, as ``ops.context`` sums it.
-_UNIT_WEIGHT = 2.0**15
-
-
-@dataclass(frozen=True)
-class Stream:
-    """Scales of the residual stream at one place: ``scale · 2^exponent`` a channel."""
-
-    scale: float
-    exponents: Tensor
-
-    @property
-    def steps(self) -> Tensor:
-        """What a code of each channel is worth: (C,) float32."""
-        return self.scale * torch.exp2(self.exponents.float())
-
-
-def stream(seen: Statistics, name: str) -> Stream:
-    """The scales of ``input``, ``middle`` or ``output``: each exponent errs least on all images."""
-    return Stream(seen.stream_scale(name), seen.errors[name].argmin(0))
+#: A weight of one, as ``ops.context`` sums it.
+_UNIT_WEIGHT = 2.0**tables.WEIGHT_BITS
 
 
 def build(block: FloatBlock, seen: Statistics, output: Stream) -> QuantTimmVitBlock:
@@ -46,8 +28,8 @@ def build(block: FloatBlock, seen: Statistics, output: Stream) -> QuantTimmVitBl
     Raises ``ConversionError`` where an integer does not fit, naming block and tensor.
     """
     builder = _Builder(block, seen)
-    builder.attention(stream(seen, "input"), stream(seen, "middle"))
-    builder.mlp(stream(seen, "middle"), output)
+    builder.attention(seen.stream("input"), seen.stream("middle"))
+    builder.mlp(seen.stream("middle"), output)
     made = QuantTimmVitBlock.from_state_dict(builder.finish())
     for name, linear in made.get_quantized_layers().items():
         linear.origin = builder.origins[name]
@@ -110,7 +92,7 @@ class _Builder:
             heads=block.heads,
             head_dim=block.head_dim,
             hidden=block.fc1.weight.shape[0],
-            softmax_bits=self.seen.scheme.softmax_bits,
+            softmax_code=tables.CODES.index(self.seen.scheme.softmax),
             residual_bits=self.seen.scheme.residual_bits,
             bias_windows=0 if bias is None else bias.shape[0],
             bias_tokens=0 if bias is None else bias.shape[-1],
@@ -118,6 +100,8 @@ class _Builder:
             window_width=windows.width,
             shift_down=windows.shift_down,
             shift_right=windows.shift_right,
+            map_rows=windows.rows,
+            map_columns=windows.columns,
             **self.integers,
         )
         return {"header": layout.to_tensor(), **self.state}

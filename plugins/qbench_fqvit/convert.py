@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from qbench_fqvit.block import QuantTimmVitBlock
-from qbench_fqvit.build import build, stream
+from qbench_fqvit.build import build
 from qbench_fqvit.calibration import calibration
 from qbench_fqvit.linear import QuantLinear
 from qbench_fqvit.scheme import Scheme
@@ -25,13 +25,16 @@ class IntegerPart(nn.Module):
     """
 
     rim: Tensor
+    like: Tensor
 
     def __init__(
         self, block: QuantTimmVitBlock, replaced: nn.Module, *, enters: bool, leaves: bool
     ) -> None:
         super().__init__()
         self.block = block
-        self._dtype = next(replaced.parameters()).dtype
+        # What goes out has its dtype, which follows the model through half() and its like.
+        dtype = next(replaced.parameters()).dtype
+        self.register_buffer("like", torch.empty(0, dtype=dtype), persistent=False)
         self.register_buffer("rim", torch.tensor([enters, leaves]))
         self.enters, self.leaves = enters, leaves
 
@@ -46,29 +49,28 @@ class IntegerPart(nn.Module):
             )
         codes = self.block.quantize_input(x) if self.enters else x
         codes = self.block(codes)
-        return self.block.dequantize_output(codes).to(self._dtype) if self.leaves else codes
+        return self.block.dequantize_output(codes).to(self.like.dtype) if self.leaves else codes
 
 
 def convert(
-    model: nn.Module, batches: Sequence[Tensor], scheme: Scheme | None = None
+    model: nn.Module, batches: Iterable[Tensor], scheme: Scheme | None = None
 ) -> IntegerModel:
     """``model`` with every block that can be in integers; ``model`` itself stays as it is.
 
-    ``batches``: images as the model takes them, all of which calibrate it. Embeddings, head and what
+    ``batches``: images as the model takes them, all of which calibrate it, read twice: a list, or a
+    loader of image tensors that gives the same each time. Embeddings, head and what
     lies between stages stay float32.
 
     Raises ``ConversionError`` as ``calibration`` does, and where an integer does not fit.
     """
     copied = copy.deepcopy(model).eval()
-    found, refused = calibration(copied, batches, scheme or Scheme())
+    found, refused = calibration(copied, batches, Scheme() if scheme is None else scheme)
     readers = {seen.source: name for name, seen in found.items() if seen.source is not None}
     blocks = {}
     for name, calibrated in found.items():
         after = readers.get(name)
         output = (
-            stream(calibrated.seen, "output")
-            if after is None
-            else stream(found[after].seen, "input")
+            calibrated.seen.stream("output") if after is None else found[after].seen.stream("input")
         )
         blocks[name] = build(calibrated.block, calibrated.seen, output)
         enters, leaves = calibrated.source not in found, after is None
@@ -80,7 +82,7 @@ def restore(model: nn.Module, state: Mapping[str, Tensor]) -> IntegerModel:
     """The converted ``model`` of which ``state`` is the state dict, equal to it bit for bit.
 
     ``model``: the float model, or one of its architecture; it stays as it is. Raises
-    ``ConversionError`` where ``state`` holds no integer block.
+    ``ConversionError`` where ``state`` holds no integer block, a corrupt one, or another model.
     """
     copied = copy.deepcopy(model).eval()
     names = [key.removesuffix(".rim") for key in state if key.endswith(".rim")]
@@ -89,15 +91,40 @@ def restore(model: nn.Module, state: Mapping[str, Tensor]) -> IntegerModel:
             f"A converted model's state dict holds integer blocks; got {sorted(state)[:3]} and so on. "
             "Give the state dict of IntegerModel.module."
         )
-    blocks = {}
+    known, blocks = {name for name, _ in copied.named_modules()}, {}
     for name in names:
+        if name not in known:
+            raise _misfit(f"a block {name!r}")
         inner = f"{name}.block."
         own = {key.removeprefix(inner): v for key, v in state.items() if key.startswith(inner)}
         blocks[name] = QuantTimmVitBlock.from_state_dict(own)
-        enters, leaves = state[f"{name}.rim"].tolist()
+        enters, leaves = _rim(state, name)
         _replace(copied, name, blocks[name], enters=enters, leaves=leaves)
-    copied.load_state_dict(dict(state))
+    try:
+        copied.load_state_dict(dict(state))
+    except ConversionError:
+        raise
+    except RuntimeError as error:
+        raise _misfit(str(error)) from error
     return IntegerModel(copied, blocks, {})
+
+
+def _misfit(received: str) -> ConversionError:
+    return ConversionError(
+        f"A state dict is restored into the architecture that it was saved from; got {received}. Give "
+        "the float model that was converted, or one built alike."
+    )
+
+
+def _rim(state: Mapping[str, Tensor], name: str) -> tuple[bool, bool]:
+    rim = state[f"{name}.rim"]
+    if rim.dtype != torch.bool or rim.shape != (2,):
+        raise ConversionError(
+            f"'{name}.rim' is two booleans; got {rim.dtype} of shape {tuple(rim.shape)}. Give the state "
+            "dict of IntegerModel.module, unchanged."
+        )
+    enters, leaves = rim.tolist()
+    return enters, leaves
 
 
 def _replace(

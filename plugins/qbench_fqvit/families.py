@@ -107,7 +107,12 @@ def _swin(block: Any) -> FloatBlock:
     return replace(
         _assembled(block, _affine(block.attn.qkv)),
         bias=bias,
-        windows=Windows(*block.window_size, *block.shift_size),
+        # Each window's mask belongs to its place on the map.
+        windows=Windows(
+            *block.window_size,
+            *block.shift_size,
+            *(() if block.attn_mask is None else block.input_resolution),
+        ),
     )
 
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from torch import Tensor
 from torch.nn import functional as F
 
+from qbench_fqvit.live import LiveFloats
 from qbench_fqvit.windows import Windows
 
 
@@ -37,7 +38,7 @@ class Affine:
 
 
 @dataclass(frozen=True)
-class FloatBlock:
+class FloatBlock(LiveFloats):
     """A pre-norm block: ``x + proj(attention(norm1(x)))``, then ``x + fc2(act(fc1(norm2(x))))``."""
 
     norm1: Norm

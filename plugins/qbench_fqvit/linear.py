@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from qbench_fqvit import ops
 from qbench_fqvit.dyadic import as_int32
+from qbench_fqvit.live import LiveFloats
 from qbench_suite import ConversionError
 
 #: Largest weight code; −128 is left unused, so that −w is always representable.
@@ -16,7 +17,7 @@ TOP = 127
 
 
 @dataclass(frozen=True)
-class LinearOrigin:
+class LinearOrigin(LiveFloats):
     """The float layer that a ``QuantLinear`` stands for, in units of the codes it reads.
 
     ``y = weight @ (code − zero_point) + bias``, of which the layer computes ``y / scale``.
@@ -55,7 +56,8 @@ class QuantLinear(nn.Module):
         super().__init__()
         self.register_buffer("weight", torch.zeros(outputs, inputs, dtype=torch.int8))
         self.register_buffer("bias", torch.zeros(outputs, dtype=torch.int32))
-        #: None for a layer that was loaded: integers do not tell what they were rounded from.
+        #: None for a layer that was loaded or unpickled: integers do not tell what they were rounded
+        #: from. ``release_float`` of the block frees it.
         self.origin: LinearOrigin | None = None
 
     def forward(self, codes: Tensor) -> Tensor:
@@ -84,7 +86,7 @@ class QuantLinear(nn.Module):
         """``origin``; raises ``ConversionError`` where there is none."""
         if self.origin is None:
             raise ConversionError(
-                "Weights are rounded anew from the float weights; this QuantLinear was loaded from a "
-                "state dict, which holds integers alone. Convert the float model again."
+                "Weights are rounded anew from the float weights; this QuantLinear has none, as it "
+                "was loaded, unpickled or released. Convert the float model again."
             )
         return self.origin

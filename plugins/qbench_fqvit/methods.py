@@ -14,19 +14,15 @@ from qbench_suite import IntegerMethod, IntegerModel
 _PLAIN = "one scale for a tensor of the residual stream"
 _PTF = "power-of-two factors of its channels"
 _FOLDED = "power-of-two factors, and scales folded into weights"
-#: Name, description, whether the default grid holds it, scheme.
+_UNIFORM, _LIS, _LOG = "uniform softmax", "4-bit Log-Int-Softmax", "8-bit log softmax"
+#: Name, description, whether the default grid holds it, scheme. Up to ``log8`` each adds one thing.
 _METHODS: tuple[tuple[str, str, bool, Scheme], ...] = (
-    (
-        "minmax.lis4",
-        f"{_PLAIN}, 4-bit softmax",
-        False,
-        Scheme(ptf=0, folding=False, softmax_bits=4),
-    ),
-    ("minmax.log8", f"{_PLAIN}, 8-bit softmax", False, Scheme(ptf=0, folding=False)),
-    ("ptf.lis4", f"{_PTF}, 4-bit softmax", False, Scheme(folding=False, softmax_bits=4)),
-    ("ptf.log8", f"{_PTF}, 8-bit softmax", False, Scheme(folding=False)),
-    ("lis4", f"{_FOLDED}, 4-bit softmax", True, Scheme(softmax_bits=4)),
-    ("log8", f"{_FOLDED}, 8-bit softmax", True, Scheme()),
+    ("minmax", f"{_PLAIN}, {_UNIFORM}", False, Scheme(ptf=0, folding=False, softmax="uniform8")),
+    ("ptf", f"{_PTF}, {_UNIFORM}", False, Scheme(folding=False, softmax="uniform8")),
+    ("ptf.lis4", f"{_PTF}, {_LIS}", False, Scheme(folding=False, softmax="lis4")),
+    ("ptf.log8", f"{_PTF}, {_LOG}", False, Scheme(folding=False)),
+    ("log8", f"{_FOLDED}, {_LOG}", True, Scheme()),
+    ("lis4", f"{_FOLDED}, {_LIS}", True, Scheme(softmax="lis4")),
     ("log8.shifts", f"{_FOLDED}, every scale a power of two", False, Scheme(power_of_two=True)),
     ("log8.residual16", f"{_FOLDED}, 16-bit residual stream", False, Scheme(residual_bits=16)),
 )

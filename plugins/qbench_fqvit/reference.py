@@ -31,7 +31,7 @@ def run(state: Mapping[str, Tensor], codes: Array) -> Array:
         part.get("softmax.bias"),
         part["context_act.multiplier"],
         part["context_act.shift"],
-        size["softmax_bits"],
+        ("uniform8", "lis4", "log8")[size["softmax_code"]],
     )
     bits = size["residual_bits"]
     whole = _joined(size, context, codes.shape)
@@ -91,7 +91,8 @@ def _cut(size: Mapping[str, int], x: Array) -> Array:
         np.stack([zeros if i < 0 else x[:, i, j] for i, j in window], axis=1)
         for window in _places(size, x.shape[1], x.shape[2])
     ]
-    return np.stack(windows, axis=1).reshape(-1, len(windows[0][0]), x.shape[-1])
+    cut = np.stack(windows, axis=1)
+    return cut.reshape(-1, *cut.shape[2:])
 
 
 def _joined(size: Mapping[str, int], x: Array, shape: tuple[int, ...]) -> Array:
@@ -99,7 +100,7 @@ def _joined(size: Mapping[str, int], x: Array, shape: tuple[int, ...]) -> Array:
     if not size["window_height"]:
         return x
     places = _places(size, shape[1], shape[2])
-    windows = x.reshape(shape[0], len(places), -1, x.shape[-1])
+    windows = x.reshape(shape[0], len(places), *x.shape[1:])
     whole = np.zeros((*shape[:3], x.shape[-1]), dtype=x.dtype)
     for w, window in enumerate(places):
         for token, (i, j) in enumerate(window):

@@ -11,9 +11,8 @@ from torch import Tensor, nn
 
 from qbench_fqvit.block import QuantTimmVitBlock
 from qbench_fqvit.convert import IntegerPart
-from qbench_fqvit.float_block import FloatBlock
 from qbench_fqvit.linear import TOP, QuantLinear
-from qbench_suite import ConversionError, IntegerModel, RoundingProblem, RoundingRule
+from qbench_suite import IntegerModel, RoundingProblem, RoundingRule
 
 #: Which step a linear layer reads.
 _READS = {"qkv": "norm1", "proj": "context", "fc1": "norm2", "fc2": "act"}
@@ -53,7 +52,7 @@ def round_weights(
         for layer in _READS:
             _round_layer(block, layer, rule, shown, rows=rows, seed=seed)
             progress(f"{name}.{layer}")
-        shown = [_Shown(block(s.codes), _original(block)(s.x)) for s in shown]
+        shown = [_Shown(block(s.codes), block.float_original()(s.x)) for s in shown]
 
 
 @dataclass(frozen=True)
@@ -62,15 +61,6 @@ class _Shown:
 
     codes: Tensor
     x: Tensor
-
-
-def _original(block: QuantTimmVitBlock) -> FloatBlock:
-    if block.original is None:
-        raise ConversionError(
-            "Weights are rounded anew from the float weights; this block was loaded from a state dict, "
-            "which holds integers alone. Convert the float model again."
-        )
-    return block.original
 
 
 def _entering(
@@ -140,7 +130,7 @@ def _collect(
     scale: Tensor = getattr(block.scales, step)
     for batch in shown:
         rough = (block.steps(batch.codes)[step].flatten(0, -2).int() - zero_point).float()
-        exact = _original(block).stages(batch.x)[step].flatten(0, -2) / scale
+        exact = block.float_original().stages(batch.x)[step].flatten(0, -2) / scale
         found.moments += rough.double().T @ rough.double()
         chosen = torch.randperm(rough.shape[0], generator=generator)[:rows]
         found.rough.append(rough[chosen])

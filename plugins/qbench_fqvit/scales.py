@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
 
@@ -38,13 +40,22 @@ class Scales(nn.Module):
         for name, size in sizes.items():
             self.register_buffer(name, torch.ones(size))
         self._zero_points = {"act": layout.act_zero_point}
-        self._softmax_bits = layout.softmax_bits
+        self._softmax = layout.softmax
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Scales:
+        # Half precision would change what a code is worth: only the device follows the model.
+        before = dict(self.named_buffers())
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        for name, value in list(self.named_buffers()):
+            if value.dtype != torch.float32:
+                setattr(self, name, before[name].to(value.device))
+        return self
 
     def value(self, name: str, codes: Tensor) -> Tensor:
         """The float values that the integers of a step stand for."""
         if name == "softmax":
-            weights = tables.constant(tables.code_weights, codes.device, self._softmax_bits)
-            return weights[codes.long()].float() / weights[0]
+            weights = tables.constant(tables.code_weights, codes.device, self._softmax)
+            return weights[codes.long()].float() / (1 << tables.WEIGHT_BITS)
         scale: Tensor = getattr(self, name)
         if name == "scores":
             scale = scale[:, None, None]

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from qbench_fqvit.ops import tables
 from qbench_suite import ConversionError, RangeRule
 
 
@@ -19,8 +21,9 @@ class Scheme:
 
     #: Largest power-of-two exponent K of a channel of the residual stream; 0 for one scale a tensor.
     ptf: int = 5
-    #: Bits of the codes of attention weights: 4 for powers of two, 8 for sixteenths of an octave.
-    softmax_bits: int = 8
+    #: Codes of attention weights: ``"uniform8"`` in 256ths, ``"lis4"`` powers of two (Log-Int-Softmax),
+    #: ``"log8"`` sixteenths of octaves.
+    softmax: str = "log8"
     #: Bits of the residual stream, which is what goes in and out of a block: 8 or 16.
     residual_bits: int = 8
     #: Scales that cost nothing at run time: see ``docs/explanation/integer-vit.md``.
@@ -31,13 +34,25 @@ class Scheme:
     observer: RangeRule | None = None
 
     def __post_init__(self) -> None:
-        domains = (("ptf", range(8)), ("softmax_bits", (4, 8)), ("residual_bits", (8, 16)))
+        domains: tuple[tuple[str, Sequence[int | str]], ...] = (
+            ("ptf", range(8)),
+            ("softmax", tables.CODES),
+            ("residual_bits", (8, 16)),
+            ("folding", (False, True)),
+            ("power_of_two", (False, True)),
+        )
         for field, domain in domains:
-            if getattr(self, field) not in domain:
+            value = getattr(self, field)
+            # 2.0 and True equal integers, and are none here.
+            if type(value) is not type(domain[0]) or value not in domain:
                 raise ConversionError(
-                    f"Scheme.{field} is one of {', '.join(map(str, domain))}; got "
-                    f"{getattr(self, field)!r}."
+                    f"Scheme.{field} is one of {', '.join(map(str, domain))}; got {value!r}."
                 )
+        if not isinstance(self.observer, RangeRule | None):
+            raise ConversionError(
+                f"Scheme.observer is a range rule, or None; got {self.observer!r}. Take one by name "
+                "from default_manager().range_rules.get."
+            )
 
     @property
     def top(self) -> int:

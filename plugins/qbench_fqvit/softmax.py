@@ -1,4 +1,4 @@
-"""QuantIntSoft: Log-Int-Softmax, from int32 scores to log codes of attention weights."""
+"""QuantIntSoft: Log-Int-Softmax, from int32 scores to codes of attention weights."""
 
 from __future__ import annotations
 
@@ -11,12 +11,13 @@ from qbench_fqvit.layout import Layout
 
 
 class QuantIntSoft(nn.Module):
-    """int32 scores (B, H, T, S) → log codes uint8 (B, H, T, S) of their softmax over S.
+    """int32 scores (B, H, T, S) → codes uint8 (B, H, T, S) of their softmax over S.
 
     Scores, plus ``bias`` int32 (W, H, T, S) of their window, are requantized to int8 logits by
     ``multiplier`` int32 (H,) and one shift; a logit d below the largest of its row weighs
     ``exp_table[d]``, int32 (256,); the code is the logarithm of the row's sum over it, in whole powers
-    of two (4 bits) or in sixteenths of them (8 bits). A bias of −2³¹ masks: its weight is exactly 0.
+    of two (``"lis4"``) or in sixteenths of them (``"log8"``), or its share of that sum in 256ths
+    (``"uniform8"``). A bias of −2³¹ masks: its weight is exactly 0.
     """
 
     multiplier: Tensor
@@ -25,7 +26,7 @@ class QuantIntSoft(nn.Module):
 
     def __init__(self, layout: Layout) -> None:
         super().__init__()
-        self.bits, self.shift = layout.softmax_bits, layout.score_shift
+        self.code, self.shift = layout.softmax, layout.score_shift
         shape = layout.bias_shape
         self.register_buffer("multiplier", torch.zeros(layout.heads, dtype=torch.int32))
         self.register_buffer("exp_table", torch.zeros(256, dtype=torch.int32))
@@ -35,7 +36,7 @@ class QuantIntSoft(nn.Module):
 
     def forward(self, scores: Tensor) -> Tensor:
         return ops.softmax_codes(
-            scores, self.multiplier, self.shift, self.exp_table, self.bias, self.bits
+            scores, self.multiplier, self.shift, self.exp_table, self.bias, self.code
         )
 
     def attend(self, qkv: Tensor, act: QAct) -> Tensor:
@@ -48,5 +49,5 @@ class QuantIntSoft(nn.Module):
             self.bias,
             act.multiplier,
             act.shift,
-            self.bits,
+            self.code,
         )

@@ -8,6 +8,7 @@ from torch import Tensor
 from qbench_fqvit.float_block import FloatBlock
 from qbench_fqvit.hidden import HiddenChoice
 from qbench_fqvit.scheme import Scheme
+from qbench_fqvit.stream import Stream, StreamChoice
 from qbench_suite import (
     ConversionError,
     IntFormat,
@@ -39,8 +40,7 @@ class Statistics:
         self.name, self.scheme = name, scheme
         self._extremes: dict[str, Range] = {}
         self._observers: dict[str, Observer] = {}
-        #: Squared error of every channel under each exponent, (K + 1, C) float64, by tensor.
-        self.errors: dict[str, Tensor] = {}
+        self._streams: dict[str, StreamChoice] = {}
         #: Σ c ĉ and Σ ĉ² of context and its 4-bit form, (2, H) float64.
         self.agreement: Tensor | None = None
         #: The choice of the activation's range.
@@ -71,7 +71,7 @@ class Statistics:
                     self._observers[name] = self.scheme.observer.observer(_quantizer(name))
                 self._observers[name].observe(groups)
         self.tokens = max(self.tokens, stages["softmax"].shape[-1])
-        if self.scheme.softmax_bits == 4:
+        if self.scheme.softmax == "lis4":
             self._agree(block, stages)
 
     def observe_errors(self, block: FloatBlock, x: Tensor, stages: dict[str, Tensor]) -> None:
@@ -81,13 +81,25 @@ class Statistics:
         self.hidden.observe(stages)
         for name in STREAM if self.leaves else STREAM[:-1]:
             values = (x if name == "input" else stages[name]).flatten(0, -2)
-            scale, top = self.stream_scale(name), self.scheme.top
-            error = []
-            for exponent in range(self.scheme.ptf + 1):
-                step = scale * 2**exponent
-                rounded = (values / step).round_().clamp_(-top - 1, top).mul_(step)
-                error.append(rounded.sub_(values).square_().sum(0, dtype=torch.float64))
-            self.errors[name] = torch.stack(error) + self.errors.get(name, 0)
+            if name not in self._streams:
+                self._streams[name] = StreamChoice(float(self.largest(name).max()), self.scheme)
+            self._streams[name].observe(values)
+
+    def stream(self, name: str) -> Stream:
+        """The scales of ``input``, ``middle`` or ``output`` that err least on all images.
+
+        Raises ``ConversionError`` where the second reading of the batches took another way than the
+        first, so that nothing is known of an output.
+        """
+        if name not in self._streams:
+            raise ConversionError(
+                "Every reading of the batches takes the same way through the model; in the first, "
+                f"block {self.name!r} fed another block alone, in the second it did not. Give "
+                "calibration a list, or a loader without random choices."
+            )
+        # One share for the whole block: between unequal scales the stream would be rounded anew.
+        errors = [choice.least() for choice in self._streams.values()]
+        return self._streams[name].at(int(torch.stack(errors).sum(0).argmin()))
 
     def range(self, name: str) -> Range:
         """The range of each group of a tensor, float32; 0 is always within."""
@@ -99,12 +111,6 @@ class Statistics:
         """The largest magnitude of each group of a tensor."""
         low, high = self.range(name)
         return torch.maximum(-low, high)
-
-    def stream_scale(self, name: str) -> float:
-        """The scale s of a tensor of the residual stream, that of its channels of exponent 0."""
-        largest = float(self.largest(name).max()) or 1.0
-        scale = self.scheme.rounded(torch.tensor(largest / self.scheme.top))
-        return float(scale / 2.0**self.scheme.ptf)
 
     def _groups(
         self, block: FloatBlock, x: Tensor, stages: dict[str, Tensor]

@@ -14,12 +14,15 @@ class Windows:
     """Windows of ``height`` × ``width`` tokens over a map that is first rolled by the shift.
 
     Only moves elements, of any dtype; a map that no whole number of windows covers is padded with 0.
+    ``rows`` and ``columns``: of the only map that the windows are meant for; 0 for any.
     """
 
     height: int
     width: int
     shift_down: int = 0
     shift_right: int = 0
+    rows: int = 0
+    columns: int = 0
 
     @property
     def tokens(self) -> int:
@@ -38,8 +41,9 @@ class Windows:
         down, right = self.padded(rows, columns)
         if (down, right) != (rows, columns):
             x = F.pad(x, (0, 0, 0, right - columns, 0, down - rows))
-        x = x.reshape(batch, down // self.height, self.height, -1, self.width, channels)
-        return x.transpose(2, 3).reshape(-1, self.tokens, channels)
+        high, wide = down // self.height, right // self.width
+        x = x.reshape(batch, high, self.height, wide, self.width, channels)
+        return x.transpose(2, 3).reshape(batch * high * wide, self.tokens, channels)
 
     def reverse(self, windows: Tensor, rows: int, columns: int) -> Tensor:
         """(B · windows, tokens, C) → (B, rows, columns, C)."""

@@ -657,10 +657,18 @@ int lis_code(u64 total, u64 e) {
     return j >= 1 ? std::min(j + 1, 16) : 2 * total >= b;
 }
 
+// round(256 e / total), halves up, and at most 255.
+u8 uniform_code(u64 total, u64 e) {
+    return total ? static_cast<u8>(std::min<u64>((256 * e + total / 2) / total, 255)) : 0;
+}
+
+// How weights are written as bytes: in 256ths, as powers of two, as sixteenths of octaves.
+enum class Code { uniform8, lis4, log8 };
+
 struct Softmax {
     i64 keys;
     int shift;
-    int bits;
+    Code code;
     const i32* table;
     alignas(64) u8 planes[4][256];  // the bytes of the table
     int used;                       // how many of them are not all zero
@@ -668,8 +676,8 @@ struct Softmax {
     int top;                        // lg(table[0])
     bool vectors;                   // 2 Σ e + e fits 32 bits
 
-    Softmax(i64 keys, i64 shift, i64 bits, const i32* table)
-        : keys(keys), shift(int(shift)), bits(int(bits)), table(table) {
+    Softmax(i64 keys, i64 shift, i64 code, const i32* table)
+        : keys(keys), shift(int(shift)), code(Code(code)), table(table) {
         u32 any = 0;
         for (int d = 0; d < 256; ++d) any |= static_cast<u32>(table[d]);
         used = any ? 4 - __builtin_clz(any) / 8 : 1;
@@ -681,7 +689,7 @@ struct Softmax {
         }
         vectors = static_cast<u64>(2 * keys + 1) * static_cast<u32>(table[0]) < (u64(1) << 32);
     }
-    u8 zero() const { return bits == 4 ? 16 : 255; }
+    u8 zero() const { return code == Code::uniform8 ? 0 : code == Code::lis4 ? 16 : 255; }
 };
 
 // Weights of codes as two planes of bytes: 2^15 · weight = 256 · high + low.
@@ -690,15 +698,25 @@ struct Planes {
     u8* low;
 };
 
-u32 weight_of(u8 code, int bits) {
-    if (bits == 4) return code < 16 ? 1u << (15 - code) : 0;
-    return 256u * weight_planes[0][code] + weight_planes[1][code];
+u32 weight_of(u8 byte, Code code) {
+    if (code == Code::uniform8) return u32(byte) << 7;
+    if (code == Code::lis4) return byte < 16 ? 1u << (15 - byte) : 0;
+    return 256u * weight_planes[0][byte] + weight_planes[1][byte];
 }
 
-void planes_of(const u8* codes, i64 n, int bits, const Planes& out) {
+void planes_of(const u8* codes, i64 n, Code kind, const Planes& out) {
     i64 s = 0;
 #if VECTORS
-    if (bits == 8) {
+    if (kind == Code::uniform8) {
+        const __m512i bottom = _mm512_set1_epi8(1);
+        for (; s < n; s += 64) {
+            const __mmask64 some = first(n - s);
+            const __m512i code = _mm512_maskz_loadu_epi8(some, codes + s);
+            const __m512i odd = _mm512_and_si512(code, bottom);
+            store(out.high + s, some, _mm512_srli_epi16(_mm512_xor_si512(code, odd), 1));
+            store(out.low + s, some, _mm512_slli_epi16(odd, 7));
+        }
+    } else if (kind == Code::log8) {
         const Bytes high(weight_planes[0]), low(weight_planes[1]);
         for (; s < n; s += 64) {
             const __mmask64 some = first(n - s);
@@ -721,7 +739,7 @@ void planes_of(const u8* codes, i64 n, int bits, const Planes& out) {
     }
 #endif
     for (; s < n; ++s) {
-        const u32 weight = weight_of(codes[s], bits);
+        const u32 weight = weight_of(codes[s], kind);
         out.high[s] = static_cast<u8>(weight >> 8);
         out.low[s] = static_cast<u8>(weight);
     }
@@ -747,6 +765,15 @@ void lis_table(const Softmax& softmax, u32 total, u8* codes) {
         j = _mm512_mask_mov_epi32(j, _mm512_testn_epi32_mask(e, e), _mm512_set1_epi32(16));
         j = _mm512_min_epi32(j, _mm512_set1_epi32(16));
         _mm_storeu_si128(reinterpret_cast<__m128i*>(codes + d), _mm512_cvtepi32_epi8(j));
+    }
+}
+
+// The uniform codes of all 256 distances for one sum. Exponentials do not rise: after a zero all are.
+void uniform_table(const Softmax& softmax, u64 total, u8* codes) {
+    std::memset(codes, 0, 256);
+    for (int d = 0; d < 256; ++d) {
+        codes[d] = uniform_code(total, static_cast<u32>(softmax.table[d]));
+        if (!codes[d]) return;
     }
 }
 
@@ -830,13 +857,15 @@ void row_codes(u8* logits, const u8* kept, int highest, u64 total, const Softmax
     const int base = total ? lg(total) - softmax.top : 255;
     i64 s = 0;
 #if VECTORS
-    if (softmax.bits == 8 || softmax.vectors) {
+    if (softmax.code != Code::lis4 || softmax.vectors) {
         alignas(64) u8 table[256];
-        if (softmax.bits == 8) std::memcpy(table, softmax.falls, sizeof table);
-        else lis_table(softmax, static_cast<u32>(total), table);
+        if (softmax.code == Code::log8) std::memcpy(table, softmax.falls, sizeof table);
+        else if (softmax.code == Code::lis4) lis_table(softmax, static_cast<u32>(total), table);
+        else uniform_table(softmax, total, table);
         const Bytes bytes(table);
         const __m512i top = _mm512_set1_epi8(static_cast<char>(highest));
-        const u8 more = softmax.bits == 8 ? static_cast<u8>(std::min(std::max(base, 0), 255)) : 0;
+        const bool raised = softmax.code == Code::log8;
+        const u8 more = raised ? static_cast<u8>(std::min(std::max(base, 0), 255)) : 0;
         const __m512i added = _mm512_set1_epi8(static_cast<char>(more));
         for (; s < n; s += 64) {
             const __mmask64 some = first(n - s);
@@ -853,14 +882,19 @@ void row_codes(u8* logits, const u8* kept, int highest, u64 total, const Softmax
     }
 #endif
     for (; s < n; ++s) {
+        if (kept && !kept[s]) {
+            codes[s] = zero;
+            continue;
+        }
         const int d = highest - logits[s];
-        if (kept && !kept[s]) codes[s] = zero;
-        else if (softmax.bits == 8) codes[s] = u8(std::min(std::max(base, 0) + softmax.falls[d], 255));
-        else codes[s] = u8(lis_code(total, static_cast<u32>(softmax.table[d])));
+        const u32 e = static_cast<u32>(softmax.table[d]);
+        if (softmax.code == Code::log8) codes[s] = u8(std::min(std::max(base, 0) + softmax.falls[d], 255));
+        else if (softmax.code == Code::lis4) codes[s] = u8(lis_code(total, e));
+        else codes[s] = uniform_code(total, e);
     }
 }
 
-// Log codes of one row of scores; `room` holds two rows of bytes.
+// Codes of one row of scores; `room` holds two rows of bytes.
 void softmax_row(const i32* scores, const i32* bias, const Softmax& softmax, i32 multiplier, u8* room,
                  u8* codes) {
     u8* kept = bias ? room + round_up(softmax.keys, 64) : nullptr;
@@ -1074,9 +1108,9 @@ EXPORT void scores(const i8* q, i64 q_batch, i64 q_head, i64 q_token, const i8* 
 
 EXPORT void softmax_codes(const i32* scores, i64 batch, i64 heads, i64 queries, i64 keys,
                           const i32* multiplier, i64 shift, const i32* table, const i32* bias,
-                          i64 windows, i64 bits, u8* out) {
+                          i64 windows, i64 code, u8* out) {
     const Sizes n{batch, heads, queries, keys, 1};
-    const Softmax softmax(keys, shift, bits, table);
+    const Softmax softmax(keys, shift, code, table);
     each_head(n, [&](Workspace& space, i64 b, i64 h) {
         for (i64 t = 0; t < queries; ++t) {
             const i64 at = ((b * heads + h) * queries + t) * keys;
@@ -1087,7 +1121,7 @@ EXPORT void softmax_codes(const i32* scores, i64 batch, i64 heads, i64 queries, 
 }
 
 EXPORT void context(const u8* codes, const i8* v, i64 v_batch, i64 v_head, i64 v_token, i64 batch,
-                    i64 heads, i64 queries, i64 keys, i64 width, i64 bits, i32* out) {
+                    i64 heads, i64 queries, i64 keys, i64 width, i64 code, i32* out) {
     const Sizes n{batch, heads, queries, keys, width};
     const Heads right{v, v_batch, v_head, v_token};
     each_head(n, [&](Workspace& space, i64 b, i64 h) {
@@ -1095,7 +1129,7 @@ EXPORT void context(const u8* codes, const i8* v, i64 v_batch, i64 v_head, i64 v
         const i64 first_row = (b * heads + h) * queries;
         each_six(queries, [&](i64 t, i64 rows) {
             for (i64 r = 0; r < rows; ++r) {
-                planes_of(codes + (first_row + t + r) * keys, keys, int(bits), space.plane(r));
+                planes_of(codes + (first_row + t + r) * keys, keys, Code(code), space.plane(r));
             }
             space.weigh(n, rows, [&](const i32* acc, i64 r, i64 from, i64 count) {
                 std::memcpy(out + (first_row + t + r) * width + from, acc,
@@ -1107,11 +1141,11 @@ EXPORT void context(const u8* codes, const i8* v, i64 v_batch, i64 v_head, i64 v
 
 EXPORT void attention(const i8* qkv, i64 batch, i64 tokens, i64 heads, i64 width,
                       const i32* multiplier, i64 shift, const i32* table, const i32* bias,
-                      i64 windows, const i32* out_multiplier, const i8* out_shift, i64 bits, i8* out) {
+                      i64 windows, const i32* out_multiplier, const i8* out_shift, i64 code, i8* out) {
     const Sizes n{batch, heads, tokens, tokens, width};
     const i64 channels = heads * width, token = 3 * channels;
     const Heads q{qkv, tokens * token, width, token};
-    const Softmax softmax(tokens, shift, bits, table);
+    const Softmax softmax(tokens, shift, code, table);
     static thread_local Scratch memory;
     const Factors by(out_multiplier, out_shift, channels, 0, nullptr, memory);
     each_head(n, [&](Workspace& space, i64 b, i64 h) {
@@ -1123,7 +1157,7 @@ EXPORT void attention(const i8* qkv, i64 batch, i64 tokens, i64 heads, i64 width
             for (i64 r = 0; r < rows; ++r) {
                 softmax_row(space.scores + r * space.row, bias_row(bias, windows, n, b, h, t + r),
                             softmax, multiplier[h], space.room, space.codes);
-                planes_of(space.codes, tokens, int(bits), space.plane(r));
+                planes_of(space.codes, tokens, softmax.code, space.plane(r));
             }
             space.weigh(n, rows, [&](const i32* acc, i64 r, i64 at, i64 count) {
                 requantize_row(acc, count, by, h * width + at,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from qbench_fqvit.ops import tables
 from qbench_suite import LayerError
 
 _CODES = (torch.int8,)
@@ -166,12 +167,20 @@ def scores(q: Tensor, k: Tensor) -> None:
 
 
 def _softmax(
-    op: str, heads: int, multiplier: Tensor, shift: int, exp_table: Tensor, bits: int
+    op: str, heads: int, multiplier: Tensor, shift: int, exp_table: Tensor, code: str
 ) -> None:
     _tensor(op, "multiplier", multiplier, _WIDE, (heads,))
     _choice(op, "shift", shift, range(1, 63))
     _tensor(op, "exp_table", exp_table, _WIDE, (256,))
-    _choice(op, "bits", bits, (4, 8))
+    _code(op, code)
+
+
+def _code(op: str, code: str) -> None:
+    if code not in tables.CODES:
+        raise LayerError(
+            f"{op} takes weights in a code of {', '.join(tables.CODES)}; got {code!r}. "
+            "Name one of these."
+        )
 
 
 def _mask(op: str, bias: Tensor | None, batch: int, heads: int, queries: int, keys: int) -> None:
@@ -194,22 +203,22 @@ def softmax_codes(
     shift: int,
     exp_table: Tensor,
     bias: Tensor | None,
-    bits: int,
+    code: str,
 ) -> None:
     """Check the operands of ``softmax_codes``."""
     _rows("softmax_codes", "scores", values, _WIDE, 4)
     batch, heads, queries, keys = values.shape
-    _softmax("softmax_codes", heads, multiplier, shift, exp_table, bits)
+    _softmax("softmax_codes", heads, multiplier, shift, exp_table, code)
     _mask("softmax_codes", bias, batch, heads, queries, keys)
 
 
-def context(codes: Tensor, v: Tensor, bits: int) -> None:
+def context(codes: Tensor, v: Tensor, code: str) -> None:
     """Check the operands of ``context``."""
     _rows("context", "codes", codes, _BYTES, 4)
     _rows("context", "v", v, _CODES, 4)
     batch, heads, _, keys = codes.shape
     _tensor("context", "v", v, _CODES, (batch, heads, keys, v.shape[3]))
-    _choice("context", "bits", bits, (4, 8))
+    _code("context", code)
 
 
 def attention(
@@ -220,13 +229,13 @@ def attention(
     bias: Tensor | None,
     out_multiplier: Tensor,
     out_shift: Tensor,
-    bits: int,
+    code: str,
 ) -> None:
     """Check the operands of ``attention``."""
     _rows("attention", "qkv", qkv, _CODES, 5)
     batch, tokens, three, heads, width = qkv.shape
     _choice("attention", "the third size of qkv", three, (3,))
     _choice("attention", "the head size", width, range(1, MAX_INPUTS + 1))
-    _softmax("attention", heads, multiplier, shift, exp_table, bits)
+    _softmax("attention", heads, multiplier, shift, exp_table, code)
     _mask("attention", bias, batch, heads, tokens, tokens)
     _scaling("attention", torch.Size((heads * width,)), out_multiplier, out_shift, 0)

@@ -132,7 +132,7 @@ def softmax_codes(
     shift: int,
     exp_table: Tensor,
     bias: Tensor | None,
-    bits: int,
+    code: str,
 ) -> Tensor:
     """``ops.softmax_codes``."""
     batch = values.shape[0]
@@ -146,12 +146,15 @@ def softmax_codes(
     distance = logits.amax(-1, keepdim=True) - logits if values.numel() else logits
     table = exp_table.long()
     total = table[distance].masked_fill(masked, 0).sum(-1, keepdim=True)
-    if bits == 4:
+    if code == "uniform8":
+        # A row sums to 0 where it is masked as a whole.
+        codes = ((256 * table[distance] + (total >> 1)) // total.clamp(min=1)).clamp(max=255)
+    elif code == "lis4":
         codes = sum_of_steps(total, table[distance])
     else:
         known = torch.where(table > 0, _lg(table), -(1 << 20))
         codes = (_lg(total) - known[distance]).clamp(0, 255)
-    return codes.masked_fill(masked, tables.ZERO_CODE[bits]).to(torch.uint8)
+    return codes.masked_fill(masked, tables.ZERO_CODE[code]).to(torch.uint8)
 
 
 def sum_of_steps(total: Tensor, exponential: Tensor) -> Tensor:
@@ -162,9 +165,9 @@ def sum_of_steps(total: Tensor, exponential: Tensor) -> Tensor:
     return codes
 
 
-def context(codes: Tensor, v: Tensor, bits: int) -> Tensor:
+def context(codes: Tensor, v: Tensor, code: str) -> Tensor:
     """``ops.context``."""
-    weights = tables.constant(tables.code_weights, codes.device, bits)[codes.long()]
+    weights = tables.constant(tables.code_weights, codes.device, code)[codes.long()]
     transposed = v.transpose(-1, -2)
     high = batched((weights >> 8).to(torch.uint8), transposed)
     return (high << 8) + batched((weights & 255).to(torch.uint8), transposed)
@@ -178,10 +181,10 @@ def attention(
     bias: Tensor | None,
     out_multiplier: Tensor,
     out_shift: Tensor,
-    bits: int,
+    code: str,
 ) -> Tensor:
     """``ops.attention``."""
     q, k, v = qkv.permute(2, 0, 3, 1, 4)
-    codes = softmax_codes(scores(q, k), multiplier, shift, exp_table, bias, bits)
-    acc = context(codes, v, bits).transpose(1, 2).flatten(2)
+    codes = softmax_codes(scores(q, k), multiplier, shift, exp_table, bias, code)
+    acc = context(codes, v, code).transpose(1, 2).flatten(2)
     return requantize(acc, out_multiplier, out_shift, 0)

@@ -28,6 +28,8 @@ _SIGNATURES = {
 #: Operands that are passed as they are; asking for their class is quicker than for a tensor.
 _PLAIN = frozenset({int, bool, NoneType})
 _TYPES = {"p": ctypes.c_void_p, "i": ctypes.c_int64}
+#: How the library counts the codes of weights.
+_CODES = {code: number for number, code in enumerate(tables.CODES)}
 
 
 def _table(values: list[int]) -> ctypes.Array[ctypes.c_int64]:
@@ -55,7 +57,7 @@ class Kernels:
         for name, function in self._functions.items():
             function.argtypes = [_TYPES[letter] for letter in _SIGNATURES[name]]
             function.restype = None
-        thresholds, weights = tables.lg_thresholds(), tables.code_weights(8)
+        thresholds, weights = tables.lg_thresholds(), tables.code_weights("log8")
         self._functions["set_tables"](_table(thresholds), _table(weights))
 
     def _run(self, name: str, *operands: Any) -> None:
@@ -159,21 +161,21 @@ class Kernels:
         shift: int,
         exp_table: Tensor,
         bias: Tensor | None,
-        bits: int,
+        code: str,
     ) -> Tensor:
         """``ops.softmax_codes``."""
         out = torch.empty(values.shape, dtype=torch.uint8)
         windows = 1 if bias is None else bias.shape[0]
         softmax = (multiplier, shift, exp_table, bias, windows)
-        self._run("softmax_codes", values, *values.shape, *softmax, bits, out)
+        self._run("softmax_codes", values, *values.shape, *softmax, _CODES[code], out)
         return out
 
-    def context(self, codes: Tensor, v: Tensor, bits: int) -> Tensor:
+    def context(self, codes: Tensor, v: Tensor, code: str) -> Tensor:
         """``ops.context``."""
         v = _strided(v)
         out = torch.empty((*codes.shape[:3], v.shape[3]), dtype=torch.int32)
         place = (v.data_ptr(), *v.stride()[:3])
-        self._run("context", codes, *place, *codes.shape, v.shape[3], bits, out)
+        self._run("context", codes, *place, *codes.shape, v.shape[3], _CODES[code], out)
         return out
 
     def attention(
@@ -185,7 +187,7 @@ class Kernels:
         bias: Tensor | None,
         out_multiplier: Tensor,
         out_shift: Tensor,
-        bits: int,
+        code: str,
     ) -> Tensor:
         """``ops.attention``."""
         batch, tokens, _, heads, width = qkv.shape
@@ -193,5 +195,6 @@ class Kernels:
         windows = 1 if bias is None else bias.shape[0]
         softmax = (multiplier, shift, exp_table, bias, windows)
         sizes = (batch, tokens, heads, width)
-        self._run("attention", qkv, *sizes, *softmax, out_multiplier, out_shift, bits, out)
+        factors = (out_multiplier, out_shift)
+        self._run("attention", qkv, *sizes, *softmax, *factors, _CODES[code], out)
         return out

@@ -8,7 +8,8 @@ All are registered with PyTorch under ``qbench_fqvit``, and so are known to ``to
 
 in 64 bits: halves round up, and no int32 ``a`` and ``mult`` overflow. Accumulators wrap beyond
 int32, which inputs of the stated sizes do not reach. Every operator raises ``LayerError`` for an
-operand of another type or shape.
+operand of another type or shape. What tensors hold is not looked at in a call: a block checks its
+own once, when it is loaded, and who calls an operator directly keeps to the stated ranges.
 """
 
 from __future__ import annotations
@@ -122,17 +123,18 @@ def softmax_codes(
     shift: int,
     exp_table: Tensor,
     bias: Tensor | None = None,
-    bits: int = 8,
+    code: str = "log8",
 ) -> Tensor:
-    """Softmax over the last axis, as log codes.
+    """Softmax over the last axis, in codes of a byte.
 
     ``x = clamp(scale(scores + bias))`` in int8 with one factor a head, ``d = max x - x``,
     ``e = exp_table[d]`` and with ``sum = Σ e``:
 
-    * 4 bits, Log-Int-Softmax: ``v = floor(sum / e + 1/2)``, ``k = floor(log2 v)``, code k, or
+    * ``"uniform8"``: ``min(255, floor(256 e / sum + 1/2))``. A code c weighs ``c / 256``.
+    * ``"lis4"``, Log-Int-Softmax: ``v = floor(sum / e + 1/2)``, ``k = floor(log2 v)``, code k, or
       k + 1 where ``v ≥ 1.5 · 2^k``. A code c weighs ``2^-c``; code 16 is a weight of zero.
-    * 8 bits, four of them fraction: ``lg(sum) - lg(e)`` with ``lg(n) = round(16 log2 n)``. A code
-      c weighs ``2^(-c/16)``; code 255 is a weight of zero.
+    * ``"log8"``, 4 bits of integer and 4 of fraction: ``lg(sum) - lg(e)`` with
+      ``lg(n) = round(16 log2 n)``. A code c weighs ``2^(-c/16)``; code 255 is a weight of zero.
 
     ``scores`` int32 (B, H, T, S); ``multiplier`` int32 (H,); ``shift`` 1 to 62; ``exp_table`` int32
     (256,), not negative, not increasing and positive first, such as ``round(2^22 exp(-d · scale))``;
@@ -143,16 +145,16 @@ def softmax_codes(
 
     Reference: FQ-ViT, arXiv 2111.13824.
     """
-    return _softmax_codes(scores, multiplier, shift, exp_table, bias, bits)
+    return _softmax_codes(scores, multiplier, shift, exp_table, bias, code)
 
 
-def context(codes: Tensor, v: Tensor, bits: int = 8) -> Tensor:
+def context(codes: Tensor, v: Tensor, code: str = "log8") -> Tensor:
     """``Σ_s v[s] · P(codes[s])`` with weights ``P(c) = round(2^15 · weight of code c)``.
 
-    uint8 (B, H, T, S), int8 (B, H, S, D) → int32 (B, H, T, D). For 4 bits that is
-    ``Σ v << (15 - c)``. Rows of ``softmax_codes`` sum to less than 2^16 and stay far below 2^31.
+    uint8 (B, H, T, S), int8 (B, H, S, D) → int32 (B, H, T, D). For ``"lis4"`` that
+    is ``Σ v << (15 - c)``. Weights of a row of ``softmax_codes`` sum to at most 2^16, far from overflow.
     """
-    return _context(codes, v, bits)
+    return _context(codes, v, code)
 
 
 def attention(
@@ -163,11 +165,11 @@ def attention(
     bias: Tensor | None,
     out_multiplier: Tensor,
     out_shift: Tensor,
-    bits: int = 8,
+    code: str = "log8",
 ) -> Tensor:
     """``scores``, ``softmax_codes``, ``context`` and ``requantize`` in one pass, the same bits.
 
     ``qkv`` int8 (B, T, 3, H, D), ``out_multiplier`` int32 (H·D,), ``out_shift`` int8 (H·D,), the
     others as in ``softmax_codes`` → int8 (B, T, H·D).
     """
-    return _attention(qkv, multiplier, shift, exp_table, bias, out_multiplier, out_shift, bits)
+    return _attention(qkv, multiplier, shift, exp_table, bias, out_multiplier, out_shift, code)

@@ -134,13 +134,21 @@ def log_code(total: int, exponential: int) -> int:
     return min(max(lg(total) - lg(exponential), 0), 255)
 
 
+def uniform_code(total: int, exponential: int) -> int:
+    """Uniform 8-bit code of one weight, by its definition: in 256ths, halves up."""
+    return min((512 * exponential + total) // (2 * total), 255) if exponential else 0
+
+
+_DEFINITIONS = {"uniform8": uniform_code, "lis4": lis_code, "log8": log_code}
+
+
 def softmax_codes(
     scores: Array,
     multiplier: Array,
     shift: int,
     exp_table: Array,
     bias: Array | None = None,
-    bits: int = 8,
+    code: str = "log8",
 ) -> Array:
     """``ops.softmax_codes``, a row at a time."""
     batch, heads, queries, _ = scores.shape
@@ -151,7 +159,7 @@ def softmax_codes(
             for t in range(queries):
                 extra = None if bias is None else bias[b % len(bias), h, t].tolist()
                 row = scores[b, h, t].tolist()
-                codes[b, h, t] = _row_codes(row, extra, int(multiplier[h]), shift, table, bits)
+                codes[b, h, t] = _row_codes(row, extra, int(multiplier[h]), shift, table, code)
     return codes
 
 
@@ -161,7 +169,7 @@ def _row_codes(
     multiplier: int,
     shift: int,
     table: list[int],
-    bits: int,
+    code: str,
 ) -> list[int]:
     extra = bias if bias is not None else [0] * len(row)
     logits: list[int | None] = []
@@ -172,34 +180,38 @@ def _row_codes(
     highest = max((logit for logit in logits if logit is not None), default=0)
     weights = [0 if logit is None else table[highest - logit] for logit in logits]
     total = sum(weights)
-    code = lis_code if bits == 4 else log_code
-    return [code(total, weight) for weight in weights]
+    return [_DEFINITIONS[code](total, weight) for weight in weights]
 
 
-def code_weight(code: int, bits: int) -> int:
-    """``round(2^15 · weight of code)``: the n for which ``(2n - 1)^16 <= 2^(256 - c) < (2n + 1)^16``."""
-    if bits == 4:
-        return 1 << (15 - code) if code < 16 else 0
-    if code == 255:
+def code_weight(byte: int, code: str) -> int:
+    """``round(2^15 · weight of byte)``.
+
+    For ``"log8"`` it is the n for which ``(2n - 1)^16 <= 2^(256 - byte) < (2n + 1)^16``.
+    """
+    if code == "uniform8":
+        return byte * 2**15 // 256
+    if code == "lis4":
+        return 1 << (15 - byte) if byte < 16 else 0
+    if byte == 255:
         return 0
     below, above = 0, 2**15 + 1
     while above - below > 1:
         middle = (below + above) // 2
-        if (2 * middle - 1) ** 16 <= 2 ** (256 - code):
+        if (2 * middle - 1) ** 16 <= 2 ** (256 - byte):
             below = middle
         else:
             above = middle
     return below
 
 
-def context(codes: Array, v: Array, bits: int = 8) -> Array:
-    """``ops.context``; for 4 bits as shifts and additions, a value at a time."""
-    if bits == 4:
+def context(codes: Array, v: Array, code: str = "log8") -> Array:
+    """``ops.context``; for ``"lis4"`` as shifts and additions, a value at a time."""
+    if code == "lis4":
         shifts = 15 - codes.astype(np.int64)[..., None]
         shifted = np.where(shifts < 0, 0, v.astype(np.int64)[:, :, None] << np.maximum(shifts, 0))
         total: NDArray[np.int64] = shifted.sum(3)
     else:
-        weights = np.array([code_weight(code, bits) for code in range(256)], dtype=np.int64)
+        weights = np.array([code_weight(byte, code) for byte in range(256)], dtype=np.int64)
         total = weights[codes] @ v.astype(np.int64)
     return total.astype(np.int32)
 
@@ -212,10 +224,11 @@ def attention(
     bias: Array | None,
     out_multiplier: Array,
     out_shift: Array,
-    bits: int = 8,
+    code: str = "log8",
 ) -> Array:
     """``ops.attention``."""
     q, k, v = qkv.transpose(2, 0, 3, 1, 4)
-    codes = softmax_codes(scores(q, k), multiplier, shift, exp_table, bias, bits)
-    acc = context(codes, v, bits).swapaxes(1, 2)
-    return requantize(acc.reshape(*acc.shape[:2], -1), out_multiplier, out_shift)
+    codes = softmax_codes(scores(q, k), multiplier, shift, exp_table, bias, code)
+    acc = context(codes, v, code).swapaxes(1, 2)
+    batch, tokens, heads, width = acc.shape
+    return requantize(acc.reshape(batch, tokens, heads * width), out_multiplier, out_shift)

@@ -34,9 +34,9 @@ _SCHEMAS = {
         "int bits"
     ),
     "scores": "Tensor q, Tensor k",
-    "softmax_codes": f"Tensor scores, {_SOFTMAX}, int bits",
-    "context": "Tensor codes, Tensor v, int bits",
-    "attention": f"Tensor qkv, {_SOFTMAX}, Tensor out_multiplier, Tensor out_shift, int bits",
+    "softmax_codes": f"Tensor scores, {_SOFTMAX}, str code",
+    "context": "Tensor codes, Tensor v, str code",
+    "attention": f"Tensor qkv, {_SOFTMAX}, Tensor out_multiplier, Tensor out_shift, str code",
 }
 
 

@@ -1,4 +1,4 @@
-"""The constants of the log codes, computed exactly from Python's integers."""
+"""The constants of the codes of attention weights, computed exactly from Python's integers."""
 
 from __future__ import annotations
 
@@ -9,10 +9,13 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-#: Scale of the weight that a log code stands for: code 0 weighs 2^15.
+#: Scale of the weight that a code stands for: one weighs 2^15.
 WEIGHT_BITS = 15
-#: The log code of a weight of zero, by bits: one past the 4-bit codes, the last of the 8-bit ones.
-ZERO_CODE = {4: 16, 8: 255}
+#: How attention weights are written as bytes, and the byte of a weight of zero: the first of the uniform
+#: ones, the one past the 16 powers of two, the last of the sixteenths of octaves.
+ZERO_CODE = {"uniform8": 0, "lis4": 16, "log8": 255}
+#: Their names, in the order in which the C++ library and the header of a block count them.
+CODES = tuple(ZERO_CODE)
 #: A score bias of this value masks its entry.
 MASKED = -(2**31)
 #: Thresholds of lg are kept for a number scaled to [2^62, 2^63).
@@ -45,14 +48,16 @@ def lis_factors() -> list[int]:
     The code of ``v = round(sum / e)`` steps to 1 at v = 2 and to j + 1 at v = 3 · 2^(j-1), and
     ``v >= n`` holds where ``2 sum >= (2n - 1) e``: no division is left. The last step is to zero.
     """
-    return [3, *(3 * 2**j - 1 for j in range(1, ZERO_CODE[4]))]
+    return [3, *(3 * 2**j - 1 for j in range(1, ZERO_CODE["lis4"]))]
 
 
-def code_weights(bits: int) -> list[int]:
-    """Weight of each of 256 codes: ``2^(15-c)`` for 4 bits, ``round(2^(15-c/16))`` for 8; then 0."""
-    zero = ZERO_CODE[bits]
-    if bits == 4:
-        weights = [2 ** (WEIGHT_BITS - code) for code in range(zero)]
+def code_weights(code: str) -> list[int]:
+    """``round(2^15 w)`` of the weight w of each of 256 codes: c / 256, ``2^-c``, ``2^(-c/16)``."""
+    if code == "uniform8":
+        return [c << (WEIGHT_BITS - 8) for c in range(256)]
+    zero = ZERO_CODE[code]
+    if code == "lis4":
+        weights = [2 ** (WEIGHT_BITS - c) for c in range(zero)]
     else:
         # floor(2 · 2^(15 - c/16)) halved and rounded up is the rounded weight.
         weights = [(_root16(2 ** (16 * WEIGHT_BITS + 16 - c)) + 1) // 2 for c in range(zero)]
@@ -60,6 +65,8 @@ def code_weights(bits: int) -> list[int]:
 
 
 @functools.cache
-def constant(compute: Callable[..., list[int]], device: torch.device, *arguments: int) -> Tensor:
+def constant(
+    compute: Callable[..., list[int]], device: torch.device, *arguments: int | str
+) -> Tensor:
     """What ``compute`` gives, as an int64 tensor on ``device``, made once."""
     return torch.tensor(compute(*arguments), dtype=torch.int64, device=device)

@@ -21,12 +21,15 @@ from qbench_suite import ConversionError
 Small = Callable[..., QuantTimmVitBlock]
 SCHEMES: tuple[dict[str, Any], ...] = (
     {},
-    {"softmax_bits": 4},
+    {"softmax": "lis4"},
+    {"softmax": "uniform8"},
     {"residual_bits": 16},
     {"power_of_two": True},
     {"folding": False, "ptf": 0},
 )
-schemes = pytest.mark.parametrize("scheme", SCHEMES, ids=lambda s: "+".join(s) or "default")
+schemes = pytest.mark.parametrize(
+    "scheme", SCHEMES, ids=lambda s: "+".join(f"{k}={v}" for k, v in s.items()) or "default"
+)
 
 
 def adversarial(block: QuantTimmVitBlock) -> dict[str, Tensor]:
@@ -197,7 +200,7 @@ def test_more_tokens_than_32_bits_sum_are_refused(small: Small) -> None:
 def test_a_state_dict_of_another_block_is_refused(small: Small) -> None:
     block = small()
     with pytest.raises(ConversionError, match="layout"):
-        block.load_state_dict(small(softmax_bits=4).state_dict())
+        block.load_state_dict(small(softmax="lis4").state_dict())
     with pytest.raises(ConversionError, match="holds its 'header'"):
         QuantTimmVitBlock.from_state_dict({"weight": torch.zeros(1)})
     with pytest.raises(ConversionError, match="A layout is"):

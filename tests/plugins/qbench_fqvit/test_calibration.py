@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import copy
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
 import torch
+from timm.models import beit
 from timm.models.vision_transformer import Block
 from torch import Tensor, nn
+from torch.utils.data import DataLoader
 
 from qbench_fqvit import QuantTimmVitBlock, Scheme, convert
 from qbench_fqvit.calibration import calibration
+from qbench_fqvit.families import describe
+from qbench_fqvit.statistics import STREAM
 from qbench_suite import ConversionError
 from qbench_suite.manager import default_manager
 from qbench_suite.scaling.compiling import eager
@@ -44,18 +50,68 @@ def test_every_batch_counts(float_block: nn.Module) -> None:
 
 
 def test_exponents_err_least_over_all_batches(float_block: nn.Module) -> None:
-    """Against a search by hand over the whole tensor at once."""
+    """Against a search by hand over the whole tensor at once; without folding for the whole range."""
     x = noise(6, 9, 24) * torch.logspace(-2, 1, 24)
-    block = QuantTimmVitBlock.from_float(float_block, [x[:1], x[1:4], x[4:]])
+    scheme = Scheme(folding=False)
+    block = QuantTimmVitBlock.from_float(float_block, [x[:1], x[1:4], x[4:]], scheme)
     base = float(x.abs().max()) / 127 / 2**5
+    assert torch.equal(block.norm1.shift.long(), errors_by_hand(x, base).argmin(0))
+    assert len(block.norm1.shift.unique()) > 3
+    torch.testing.assert_close(block.scales.input, base * torch.exp2(block.norm1.shift.float()))
+
+
+def errors_by_hand(x: Tensor, base: float) -> Tensor:
+    """Squared error of each channel for each exponent, (6, C)."""
     errors = []
     for exponent in range(6):
         step = base * 2**exponent
         rounded = (x / step).round().clamp(-128, 127) * step
-        errors.append((rounded - x).square().sum((0, 1), dtype=torch.float64))
-    assert torch.equal(block.norm1.shift.long(), torch.stack(errors).argmin(0))
-    assert len(block.norm1.shift.unique()) > 3
-    torch.testing.assert_close(block.scales.input, base * torch.exp2(block.norm1.shift.float()))
+        errors.append((rounded - x).square().flatten(0, -2).sum(0, dtype=torch.float64))
+    return torch.stack(errors)
+
+
+def test_the_whole_range_is_given_up_where_clipping_errs_less(float_block: nn.Module) -> None:
+    """One share for input, middle and output, found by hand among those that are tried."""
+    x = noise(40, 9, 24)
+    x[0, 0] *= 1.5
+    model, batches = nn.Sequential(float_block), [x[:7], x[7:]]
+    seen = calibration(model, batches, Scheme())[0]["0"].seen
+    whole = calibration(model, batches, Scheme(folding=False))[0]["0"].seen
+    stages = {"input": x} | describe(float_block).stages(x)
+    bases = {name: float(stages[name].abs().max()) / 127 / 2**5 for name in STREAM}
+    shares = (1.0, 0.95, 0.9, 0.85, 0.8, 0.7, 0.6)
+    errors = []
+    for share in shares:
+        found = [errors_by_hand(stages[name], share * bases[name]) for name in STREAM]
+        errors.append(sum(float(error.amin(0).sum()) for error in found))
+    best = shares[errors.index(min(errors))]
+    assert best < 1
+    for name in STREAM:
+        assert seen.stream(name).scale == pytest.approx(best * bases[name], rel=1e-4)
+        assert whole.stream(name).scale == pytest.approx(bases[name], rel=1e-4)
+    chosen = errors_by_hand(x, best * bases["input"]).argmin(0)
+    assert torch.equal(seen.stream("input").exponents, chosen)
+
+
+@pytest.mark.parametrize("name", ["norm2.weight", "mlp.fc2.weight"])
+def test_gains_whose_squares_overflow_still_give_a_block(float_block: nn.Module, name: str) -> None:
+    float_block.get_parameter(name).mul_(1e30)
+    x = noise(4, 9, 24)
+    block = QuantTimmVitBlock.from_float(float_block, [x])
+    exact = float_block(x).double()
+    found = block.dequantize_output(block(block.quantize_input(x))).double()
+    assert float((found - exact).norm() / exact.norm()) < 0.05
+
+
+def test_a_gain_that_is_not_finite_names_the_norm(float_block: nn.Module) -> None:
+    float_block.get_parameter("norm2.weight")[3] = float("inf")
+    with pytest.raises(ConversionError, match="tensor 'norm2' of block '0'"):
+        QuantTimmVitBlock.from_float(float_block, [noise(4, 9, 24)])
+
+
+def test_activations_too_small_for_any_scale_are_refused(float_block: nn.Module) -> None:
+    with pytest.raises(ConversionError, match="'norm1' of block '0' fit 32 bits"):
+        QuantTimmVitBlock.from_float(Block(24, 2).eval(), [noise(2, 9, 24) * 1e-42])
 
 
 def test_it_is_deterministic_and_leaves_the_model_as_it_was(float_block: nn.Module) -> None:
@@ -157,11 +213,31 @@ def test_every_factor_is_a_power_of_two_on_request(float_block: nn.Module, zoo: 
 
 
 @pytest.mark.parametrize(
-    ("field", "value"), [("ptf", 9), ("softmax_bits", 5), ("residual_bits", 12)]
+    ("field", "value"),
+    [
+        ("ptf", 9),
+        ("ptf", 2.0),
+        ("ptf", True),
+        ("softmax", "lis8"),
+        ("residual_bits", 12),
+        ("folding", 1),
+        ("power_of_two", None),
+    ],
 )
-def test_a_scheme_outside_its_domain_is_refused(field: str, value: int) -> None:
-    with pytest.raises(ConversionError, match=rf"Scheme\.{field} is one of .* got {value}"):
+def test_a_scheme_outside_its_domain_is_refused(field: str, value: Any) -> None:
+    with pytest.raises(ConversionError, match=rf"Scheme\.{field} is one of .* got {value!r}"):
         Scheme(**{field: value})  # type: ignore[arg-type]
+
+
+def test_an_observer_is_a_rule_and_no_name() -> None:
+    with pytest.raises(ConversionError, match=r"Scheme\.observer is a range rule.* got 'mse'"):
+        Scheme(observer="mse")  # type: ignore[arg-type]
+
+
+def test_what_is_no_scheme_is_refused(float_block: nn.Module) -> None:
+    for scheme in ({"ptf": 3}, {}):
+        with pytest.raises(ConversionError, match="by a Scheme; got dict"):
+            convert(nn.Sequential(float_block), [noise(2, 9, 24)], scheme)  # type: ignore[arg-type]
 
 
 def test_a_norm_too_wide_for_64_bits_is_refused() -> None:
@@ -206,3 +282,81 @@ def test_a_masked_block_stays_float(float_block: nn.Module) -> None:
     integer = convert(Masked(), [noise(2, 9, 24)])
     assert list(integer.blocks) == ["plain"]
     assert "mask" in integer.refused["masked"]
+
+
+def test_a_mask_from_the_second_batch_on_is_noticed(float_block: nn.Module) -> None:
+    integer = convert(Sometimes(float_block), [noise(4, 9, 24), noise(3, 9, 24)])
+    assert list(integer.blocks) == ["plain"]
+    assert "mask" in integer.refused["masked"]
+
+
+class Sometimes(nn.Module):
+    """Masks its second block for batches of three."""
+
+    def __init__(self, plain: nn.Module) -> None:
+        super().__init__()
+        self.plain, self.masked = plain, Block(24, 2).eval()
+
+    def forward(self, x: Tensor) -> Tensor:
+        mask = torch.zeros(x.shape[1], x.shape[1]) if x.shape[0] == 3 else None
+        out: Tensor = self.masked(self.plain(x), attn_mask=mask)
+        return out
+
+
+def test_a_second_reading_that_goes_another_way_is_refused(float_block: nn.Module) -> None:
+    class Changing:
+        readings = 0
+
+        def __iter__(self) -> Iterator[Tensor]:
+            self.readings += 1
+            return iter([noise(3 if self.readings > 1 else 4, 9, 24)])
+
+    with pytest.raises(ConversionError, match=r"Every reading of the batches.*block 'plain'"):
+        convert(Sometimes(float_block), Changing())
+
+
+def test_a_shared_bias_is_the_same_at_every_call(zoo: Any) -> None:
+    class Shared(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.block = zoo.randomized(beit.Block(24, 2, qkv_bias=True))
+
+        def forward(self, x: Tensor) -> Tensor:
+            bias = torch.ones(2, 9, 9) * (x.shape[0] == 3)
+            out: Tensor = self.block(x, shared_rel_pos_bias=bias)
+            return out
+
+    assert convert(Shared(), [noise(4, 9, 24), noise(4, 9, 24)]).refused == {}
+    with pytest.raises(ConversionError, match="differs from call to call"):
+        convert(Shared(), [noise(4, 9, 24), noise(3, 9, 24)])
+
+
+def test_batches_that_can_be_read_once_are_refused(float_block: nn.Module) -> None:
+    model, x = nn.Sequential(float_block), noise(4, 9, 24)
+    for batches, kind in ((iter([x]), "list_iterator"), (x, "Tensor"), (None, "NoneType")):
+        with pytest.raises(ConversionError, match=f"reads its batches twice.*got {kind}"):
+            convert(model, batches)  # type: ignore[arg-type]
+
+
+def test_what_is_no_batch_of_images_is_refused(float_block: nn.Module) -> None:
+    model, x = nn.Sequential(float_block), noise(4, 9, 24)
+    for batch, kind in (((x, torch.zeros(4)), "tuple"), (None, "NoneType"), (x.sum(), "Tensor")):
+        with pytest.raises(ConversionError, match=f"is a tensor of images.*got {kind}"):
+            convert(model, [x, batch])  # type: ignore[list-item]
+    assert model[0] is float_block
+
+
+def test_a_loader_calibrates(float_block: nn.Module) -> None:
+    model, x = nn.Sequential(float_block), noise(6, 9, 24)
+    loader: Any = DataLoader(x, batch_size=4)  # type: ignore[arg-type]
+    assert states_equal(convert(model, loader).module, convert(model, [x[:4], x[4:]]).module)
+
+
+def test_a_model_that_is_a_block_itself_is_refused(float_block: nn.Module) -> None:
+    with pytest.raises(ConversionError, match="got a Block, one itself"):
+        convert(float_block, [noise(2, 9, 24)])
+
+
+def test_a_model_without_values_is_refused(float_block: nn.Module) -> None:
+    with pytest.raises(ConversionError, match="meta device"):
+        convert(nn.Sequential(copy.deepcopy(float_block).to("meta")), [noise(2, 9, 24)])

@@ -114,6 +114,17 @@ def test_half_precision_goes_in_and_out(chain: nn.Sequential) -> None:
     assert float((found - model(x)).float().norm() / model(x).float().norm()) < 0.15
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_a_converted_model_changes_its_dtype(chain: nn.Sequential, dtype: torch.dtype) -> None:
+    x = noise(4, 9, 24)
+    module = convert(chain, [x]).module
+    exact, scales = module(x), module[0].block.scales.input.clone()  # type: ignore[index, union-attr]
+    found = module.to(dtype)(x.to(dtype))
+    assert found.dtype == dtype
+    assert float((found - exact).float().norm() / exact.norm()) < 0.1
+    assert torch.equal(module[0].block.scales.input, scales)  # type: ignore[index, union-attr]
+
+
 def test_layers_are_named_as_in_the_float_model(zoo: Any) -> None:
     layers = get_quantized_layers(zoo.converted("vit"))
     assert list(layers)[:5] == [

@@ -11,7 +11,7 @@ import torch
 from timm.models import beit, vision_transformer
 from torch import Tensor, nn
 
-from qbench_fqvit import QuantTimmVitBlock, reference
+from qbench_fqvit import QuantTimmVitBlock, Scheme, reference
 from qbench_fqvit.families import Unsupported, describe, find_blocks
 from qbench_suite import ConversionError
 
@@ -59,6 +59,24 @@ def test_integer_branches_are_near_the_float_ones(zoo: Any, family: str) -> None
         assert zoo.sqnr_db(branch, quantized) > 24, name
         # Every stage agrees, so none is compared in another unit or order.
         assert all(zoo.sqnr_db(exact[k], found[k]) > 23 for k in exact), name
+
+
+@pytest.mark.parametrize(("softmax", "least"), [("uniform8", 27), ("lis4", 13), ("log8", 27)])
+def test_attention_weights_are_near_the_float_ones(zoo: Any, softmax: str, least: int) -> None:
+    # Windows of Swin hold masked tokens.
+    integer = zoo.converted("swin", Scheme(softmax=softmax))
+    inputs = block_inputs(zoo.model("swin"), list(integer.blocks), zoo.images("swin", 2, seed=9))
+    unseen = 0
+    for name, block in integer.blocks.items():
+        codes = block.quantize_input(inputs[name])
+        exact = block.float_stages(inputs[name])["softmax"]
+        found = block.stages(codes)["softmax"]
+        assert zoo.sqnr_db(exact, found) > least, name
+        assert not found[exact == 0].any(), name
+        unseen += int((exact == 0).sum())
+        state = block.state_dict()
+        assert np.array_equal(block(codes).numpy(), reference.run(state, codes.numpy())), name
+    assert unseen > 0
 
 
 @pytest.mark.parametrize("family", FAMILIES)

@@ -123,7 +123,7 @@ def test_a_restored_model_cannot_be_rounded_anew(
 ) -> None:
     integer = convert(model, batches)
     loaded = restore(model, integer.module.state_dict())
-    with pytest.raises(ConversionError, match="loaded from a"):
+    with pytest.raises(ConversionError, match="loaded, unpickled or released"):
         round_weights(loaded, Nearest(), batches)
 
 

@@ -1,4 +1,4 @@
-"""Scores, log codes, context and the fused attention: equal to the oracle."""
+"""Scores, codes of weights, context and the fused attention: equal to the oracle."""
 
 from __future__ import annotations
 
@@ -15,6 +15,9 @@ from qbench_fqvit import ops
 
 KINDS = ("random", "lowest", "highest", "zero", "constant rows", "sparse")
 MASKED = -(2**31)
+#: Codes of weights, and the byte of a weight of zero.
+ZEROS = {"uniform8": 0, "lis4": 16, "log8": 255}
+codings = pytest.mark.parametrize("code", ZEROS)
 quick = settings(
     max_examples=25,
     deadline=None,
@@ -44,8 +47,9 @@ def test_scores_and_context(
     q, k = make.codes(kind, 2, 3, queries, width), make.codes(other, 2, 3, keys, width)
     agree("scores", q, k)
     codes = make.between(0, 255, 2, 3, queries, keys, dtype=torch.uint8)
-    agree("context", codes, k, 8)
-    agree("context", codes % 17, k, 4)
+    agree("context", codes, k, "log8")
+    agree("context", codes, k, "uniform8")
+    agree("context", codes % 17, k, "lis4")
 
 
 @quick
@@ -67,14 +71,14 @@ def test_softmax_codes(
     multiplier = make.between(2**30, 2**31 - 1, 2)
     shift = int(make.between(*span, 1))
     bias = masks(make, 2, 2, queries, keys) if masked else None
-    for code_bits in (4, 8):
-        operands = (multiplier, shift, table(scale, bits), bias, code_bits)
+    for code in ZEROS:
+        operands = (multiplier, shift, table(scale, bits), bias, code)
         agree("softmax_codes", scores, *operands)
 
 
-@pytest.mark.parametrize("bits", [4, 8])
+@codings
 def test_every_distance_and_many_sums(
-    agree: Callable[..., Tensor], table: Callable[..., Tensor], bits: int
+    agree: Callable[..., Tensor], table: Callable[..., Tensor], code: str
 ) -> None:
     # Row r holds logits 127 down to -128 and then r times the highest once more.
     scores = torch.full((1, 1, 200, 456), 127, dtype=torch.int32)
@@ -83,32 +87,32 @@ def test_every_distance_and_many_sums(
     scores[0, 0][beyond] = -128
     one = torch.tensor([2**30], dtype=torch.int32)
     for scale in (0.02, 0.06, 0.125):
-        agree("softmax_codes", scores, one, 30, table(scale, 22), None, bits)
+        agree("softmax_codes", scores, one, 30, table(scale, 22), None, code)
 
 
 @pytest.mark.parametrize("keys", [511, 512, 2047, 2100])
-@pytest.mark.parametrize("bits", [4, 8])
+@codings
 def test_long_rows_of_equal_logits(
-    agree: Callable[..., Tensor], table: Callable[..., Tensor], keys: int, bits: int
+    agree: Callable[..., Tensor], table: Callable[..., Tensor], keys: int, code: str
 ) -> None:
     scores = torch.zeros(1, 1, 2, keys, dtype=torch.int32)
     scores[0, 0, 1, 0] = 2**20
     one = torch.tensor([2**30], dtype=torch.int32)
     for scale_bits in (20, 22, 30):
-        agree("softmax_codes", scores, one, 33, table(0.1, scale_bits), None, bits)
+        agree("softmax_codes", scores, one, 33, table(0.1, scale_bits), None, code)
 
 
-@pytest.mark.parametrize("bits", [4, 8])
+@codings
 def test_a_masked_row_has_weights_of_zero_alone(
-    agree: Callable[..., Tensor], values: Any, table: Callable[..., Tensor], bits: int
+    agree: Callable[..., Tensor], values: Any, table: Callable[..., Tensor], code: str
 ) -> None:
     make = values(0)
     bias = torch.full((1, 1, 1, 70), MASKED, dtype=torch.int32)
     scores = make.between(-(2**31), 2**31 - 1, 2, 1, 1, 70)
     one = torch.tensor([2**30], dtype=torch.int32)
-    codes = agree("softmax_codes", scores, one, 34, table(), bias, bits)
-    assert codes.unique().tolist() == [16 if bits == 4 else 255]
-    context = agree("context", codes, make.codes("lowest", 2, 1, 70, 5), bits)
+    codes = agree("softmax_codes", scores, one, 34, table(), bias, code)
+    assert codes.unique().tolist() == [ZEROS[code]]
+    context = agree("context", codes, make.codes("lowest", 2, 1, 70, 5), code)
     assert not context.any()
 
 
@@ -133,21 +137,21 @@ def test_attention(
     bias = masks(make, windows, heads, count, count) if windows else None
     multiplier = make.between(2**29, 2**30, heads)
     out = make.factors(heads * width, low=38, high=46)
-    for bits in (4, 8):
-        fused = agree("attention", qkv, multiplier, 38, table(), bias, *out, bits)
+    for code in ZEROS:
+        fused = agree("attention", qkv, multiplier, 38, table(), bias, *out, code)
         q, k, v = qkv.permute(2, 0, 3, 1, 4)
-        codes = ops.softmax_codes(ops.scores(q, k), multiplier, 38, table(), bias, bits)
-        acc = ops.context(codes, v, bits).transpose(1, 2).flatten(2)
+        codes = ops.softmax_codes(ops.scores(q, k), multiplier, 38, table(), bias, code)
+        acc = ops.context(codes, v, code).transpose(1, 2).flatten(2)
         assert torch.equal(fused, ops.requantize(acc, *out))
 
 
-@pytest.mark.parametrize("bits", [4, 8])
+@codings
 def test_attention_does_not_depend_on_the_number_of_threads(
-    agree: Callable[..., Tensor], values: Any, table: Callable[..., Tensor], threads: int, bits: int
+    agree: Callable[..., Tensor], values: Any, table: Callable[..., Tensor], threads: int, code: str
 ) -> None:
-    make = values(bits)
+    make = values(8)
     qkv, out = make.codes("random", 2, 33, 3, 3, 24), make.factors(72)
-    agree("attention", qkv, make.between(2**29, 2**30, 3), 38, table(), None, *out, bits)
+    agree("attention", qkv, make.between(2**29, 2**30, 3), 38, table(), None, *out, code)
 
 
 def test_attention_without_elements(values: Any, table: Callable[..., Tensor]) -> None:
@@ -182,8 +186,8 @@ def test_codes_of_sums_on_a_step(
     small = make.between(0, largest, 256).sort(descending=True).values
     small[0] = largest
     scores = make.between(-128, 127, 1, 1, 8, keys)
-    for bits in (4, 8):
-        agree("softmax_codes", scores, *ONE, small, None, bits)
+    for code in ZEROS:
+        agree("softmax_codes", scores, *ONE, small, None, code)
 
 
 @pytest.mark.parametrize("j", range(16))
@@ -195,9 +199,21 @@ def test_codes_of_sums_next_to_a_step(agree: Callable[..., Tensor], j: int) -> N
     for total in (above - 1, above):
         steps = torch.zeros(256, dtype=torch.int32)
         steps[0], steps[1] = 2**30, total - 2**30
-        codes = agree("softmax_codes", scores, *ONE, steps, None, 8)
+        codes = agree("softmax_codes", scores, *ONE, steps, None, "log8")
         first.append(int(codes[..., 0]))
     assert first == [j, j + 1]
+
+
+def test_uniform_codes_by_hand(agree: Callable[..., Tensor]) -> None:
+    # 256 e / sum is 255.5, 254.5, 128, 1.5, 0.5 and just below it; halves go up, and 255 is the most.
+    scores = torch.tensor([[[[0, -1]]]], dtype=torch.int32)
+    found = []
+    for first, second in ((511, 1), (509, 3), (7, 7), (509, 3), (511, 1), (512, 1)):
+        steps = torch.zeros(256, dtype=torch.int32)
+        steps[0], steps[1] = first, second
+        codes = agree("softmax_codes", scores, *ONE, steps, None, "uniform8")
+        found.append(codes.flatten().tolist())
+    assert found == [[255, 1], [255, 2], [128, 128], [255, 2], [255, 1], [255, 0]]
 
 
 def _near(j: int) -> range:

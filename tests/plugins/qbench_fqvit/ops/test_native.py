@@ -27,9 +27,9 @@ table = torch.arange(256, 0, -1, dtype=torch.int32)
 norm = ops.layer_norm(x, shift[:48] - 38, multiplier[:48], multiplier[:48] >> 26)
 qkv = ops.linear_requantize(norm, weight, None, multiplier, shift).unflatten(-1, (3, 4, 12))
 parts = [norm, qkv]
-for bits in (4, 8):
+for code in ("uniform8", "lis4", "log8"):
     parts.append(ops.attention(
-        qkv, multiplier[:4], 40, table, None, multiplier[:48], shift[:48], bits))
+        qkv, multiplier[:4], 40, table, None, multiplier[:48], shift[:48], code))
 parts.append(ops.linear_residual(
     parts[-1], weight[:48], None, x, multiplier[:48], multiplier[:48], shift[:48]))
 digest = hashlib.sha256(b"".join(part.contiguous().numpy().tobytes() for part in parts))

@@ -42,9 +42,9 @@ def operands(values: Any, table: Callable[..., Tensor]) -> Operands:
         "linear_requantize": (x, weight, bias, *factors, 3, lookup),
         "linear_residual": (x, weight, None, stream, factors[0], *factors, 8),
         "scores": (q, q),
-        "softmax_codes": (make.between(-999, 999, 4, 3, 5, 5), heads, 38, table(), mask, 8),
-        "context": (codes, q, 8),
-        "attention": (qkv, heads, 38, table(), mask, *out, 4),
+        "softmax_codes": (make.between(-999, 999, 4, 3, 5, 5), heads, 38, table(), mask, "log8"),
+        "context": (codes, q, "uniform8"),
+        "attention": (qkv, heads, 38, table(), mask, *out, "lis4"),
     }
 
 
@@ -161,9 +161,12 @@ def test_another_shape_is_refused(operands: Operands, name: str) -> None:
 
 
 def test_values_that_no_operator_takes(operands: Operands) -> None:
-    for name in ("softmax_codes", "context", "attention", "residual", "linear_residual"):
+    for name in ("residual", "linear_residual"):
         with pytest.raises(LayerError, match="bits one of"):
             getattr(ops, name)(*operands[name][:-1], 7)
+    for name in ("softmax_codes", "context", "attention"):
+        with pytest.raises(LayerError, match="uniform8, lis4, log8; got 'log4'"):
+            getattr(ops, name)(*operands[name][:-1], "log4")
     scores, multiplier, _, *rest = operands["softmax_codes"]
     for shift in (0, 63):
         with pytest.raises(LayerError, match=f"shift 1 to 62; got {shift}"):

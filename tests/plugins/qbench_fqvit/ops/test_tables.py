@@ -1,4 +1,4 @@
-"""The constants of the log codes against their definitions."""
+"""The constants of the codes of weights against their definitions."""
 
 from __future__ import annotations
 
@@ -29,16 +29,22 @@ def test_lg_steps_up_at_its_thresholds() -> None:
         assert 16 * 62 + j == tables.lg(threshold - 1)
 
 
-@pytest.mark.parametrize("bits", [4, 8])
-def test_weights_of_codes(bits: int) -> None:
-    weights = tables.code_weights(bits)
-    assert weights == [reference.code_weight(code, bits) for code in range(256)]
-    step = 1 if bits == 4 else 16
-    zero = tables.ZERO_CODE[bits]
-    for code in range(zero):
-        exact = Decimal(2) ** (15 - Decimal(code) / step)
-        assert abs(weights[code] - exact) <= Decimal("0.5")
+@pytest.mark.parametrize(("code", "step"), [("lis4", 1), ("log8", 16)])
+def test_weights_of_log_codes(code: str, step: int) -> None:
+    weights = tables.code_weights(code)
+    assert weights == [reference.code_weight(byte, code) for byte in range(256)]
+    zero = tables.ZERO_CODE[code]
+    for byte in range(zero):
+        exact = Decimal(2) ** (15 - Decimal(byte) / step)
+        assert abs(weights[byte] - exact) <= Decimal("0.5")
     assert not any(weights[zero:])
+
+
+def test_weights_of_uniform_codes() -> None:
+    weights = tables.code_weights("uniform8")
+    assert weights == [reference.code_weight(byte, "uniform8") for byte in range(256)]
+    assert weights == [2**15 * byte / 256 for byte in range(256)]
+    assert weights[tables.ZERO_CODE["uniform8"]] == 0
 
 
 @given(st.integers(1, 2**32), st.integers(1, 2**22))
