@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from qbench_suite.calibration.rounding import RoundingProblem, RoundingRule
+from qbench_suite.calibration.rounding import RoundingProblem, RoundingRule, is_count, require
+from qbench_suite.errors import ConversionError
 
 #: The sigmoid is stretched to GAMMA … ZETA and cut at 0 and 1, so that both ends are reached.
 ZETA, GAMMA = 1.1, -0.1
@@ -21,15 +23,19 @@ _WORTH = 0.1
 class AdaRound(RoundingRule):
     """Nagel et al. 2020, arXiv:2004.10568, section 3.
 
-    Minimises ``k · Σ ‖f(W x) − f(W̃ x̂)‖² + λ Σ (1 − |2h(V) − 1|^β)`` over V, with
-    ``W̃ = s · clip(⌊W/s⌋ + h(V))`` and ``h(V) = clip(1.2 · sigmoid(V) − 0.1, 0, 1)``; V begins where
-    ``h(V)`` is the fraction of W/s. Adam; β falls from ``betas[0]`` to ``betas[1]`` in a line, and the
-    second term counts after ``warm_up``. At the end a weight goes up where V ≥ 0.
+    Minimises ``k · Σ ‖f(W x̃) − f(W̃ x̂)‖² + λ Σ (1 − |2h(V) − 1|^β)`` over V, where
+    ``x̃ = x̂ + c (x − x̂)`` with c the ``correction``, ``W̃ = s · clip(⌊W/s⌋ + h(V))`` and
+    ``h(V) = clip(1.2 · sigmoid(V) − 0.1, 0, 1)``; V begins where ``h(V)`` is the fraction of W/s. Adam;
+    β falls from ``betas[0]`` to ``betas[1]`` in a line, and the second term counts after ``warm_up``. At
+    the end a weight goes up where V ≥ 0.
 
     k makes the objective independent of the units of x: nearest rounding begins with an error of
     λ/10 a weight. Without an activation f each step takes the exact gradient over all of calibration,
-    ``2 s · (D M + W Sᵀ)``; with one, and where a map sums over more than ``4 · batch`` elements, that
+    ``2 s · (D M + c W Sᵀ)``; with one, and where a map sums over more than ``4 · batch`` elements, that
     of ``batch`` rows drawn by seed from a sample of ``rows``.
+
+    Raises ``ConversionError`` for parameters that are out of their range; ``round`` for an activation
+    without a sample to see it on, and for samples whose outputs overflow float32.
     """
 
     steps: int = 2000
@@ -44,6 +50,26 @@ class AdaRound(RoundingRule):
     batch: int = 256
     #: Rows of the sample that they are drawn from.
     rows: int = 4096
+    #: How far the target goes from ``W x̂`` (0), what the layer gives on the inputs it has, to ``W x``
+    #: (1, the published asymmetric one), what the float layer gives on float inputs.
+    correction: float = 0.0
+
+    def __post_init__(self) -> None:
+        count, positive = "an integer above 0", "a finite number above 0"
+        require(
+            self,
+            steps=(is_count(self.steps), count),
+            batch=(is_count(self.batch), count),
+            rows=(is_count(self.rows), count),
+            learning_rate=(0 < self.learning_rate < math.inf, positive),
+            regularization=(0 < self.regularization < math.inf, positive),
+            warm_up=(0 <= self.warm_up <= 1, "a share of the steps, 0 … 1"),
+            correction=(0 <= self.correction <= 1, "a share, 0 … 1"),
+            betas=(
+                len(self.betas) == 2 and all(1 <= beta < math.inf for beta in self.betas),
+                "two finite numbers of at least 1",
+            ),
+        )
 
     def sample_rows(self, width: int) -> int:
         return self.rows if width > 4 * self.batch else 0
@@ -70,6 +96,11 @@ class Descent:
     """One descent: V, the state of Adam, and the gradient."""
 
     def __init__(self, rule: AdaRound, problem: RoundingProblem) -> None:
+        if problem.activation is not None and problem.inputs is None:
+            raise ConversionError(
+                "An activation is learnt through on a sample of what the layer reads; the problem has an "
+                "activation and no inputs. Give inputs (g, rows, in), or no activation."
+            )
         self._rule, self._problem = rule, problem
         ratio = problem.ratio()
         self._floor = torch.floor(ratio)
@@ -85,9 +116,17 @@ class Descent:
         # In units of the inputs' own power, so that float32 holds them whatever their size.
         self._moments = (problem.moments / (total or 1.0)).float()
         self._pull: Tensor | float = 0.0
-        if problem.shift is not None:
-            self._pull = (problem.weight.double() @ problem.shift.mT / (total or 1.0)).float()
+        if problem.shift is not None and rule.correction:
+            pull = problem.weight.double() @ problem.shift.mT * rule.correction
+            self._pull = (pull / (total or 1.0)).float()
+        #: Power of two near the size of the sampled outputs: their squares fit float32 by it.
+        self._unit = 1.0
         error = self._error_of_nearest()
+        if not math.isfinite(error):
+            raise ConversionError(
+                "AdaRound learns from outputs that float32 holds; those of the sampled inputs overflow, "
+                f"which reach {float(problem.weight.abs().max()):g} in the weight. Use gptq or nearest."
+            )
         #: k, of a sum over all rows with the moments in those units, or of a mean over sampled ones.
         self.k = _WORTH * rule.regularization * self.v.numel() / error if error > 0 else 0.0
 
@@ -99,7 +138,11 @@ class Descent:
             delta = nearest - problem.weight
             return float(((delta @ self._moments) * delta).sum())
         exact, rounded = (self._output(problem.inputs, w) for w in (problem.weight, nearest))
-        return float((exact - rounded).square().sum()) / max(problem.inputs.shape[1], 1)
+        size = float(exact.double().square().mean().sqrt())
+        if size and math.isfinite(size):
+            self._unit = math.ldexp(1.0, math.frexp(size)[1])
+        gap = (exact - rounded).div_(self._unit)
+        return float(gap.square().sum()) / problem.inputs.shape[1]
 
     def _output(self, x: Tensor, weight: Tensor) -> Tensor:
         """f(W x + b): (g, rows, out)."""
@@ -142,7 +185,7 @@ class Descent:
         return by_h.mul_((stretched > 0.0) & (stretched < 1.0))
 
     def _of_all(self, values: Tensor) -> Tensor:
-        """∂/∂W̃ of the error over all of calibration: 2k (D M + W Sᵀ)."""
+        """∂/∂W̃ of the error over all of calibration: 2k (D M + c W Sᵀ)."""
         delta = values.sub_(self._problem.weight)
         return (delta @ self._moments).add_(self._pull).mul_(2.0 * self.k)
 
@@ -154,10 +197,12 @@ class Descent:
         drawn = torch.randint(count, (min(self._rule.batch, count),), generator=self._generator)
         drawn = drawn.to(values.device)
         x_hat = problem.inputs[:, drawn]
-        x = x_hat if problem.float_inputs is None else problem.float_inputs[:, drawn]
+        x = x_hat
+        if problem.float_inputs is not None and self._rule.correction:
+            x = torch.lerp(x_hat, problem.float_inputs[:, drawn], self._rule.correction)
         wanted = self._output(x, problem.weight)
         with torch.enable_grad():
             values = values.requires_grad_()
-            error = (self._output(x_hat, values) - wanted).square().sum()
-            (by_weight,) = torch.autograd.grad(error, values)
+            gap = (self._output(x_hat, values) - wanted) / self._unit
+            (by_weight,) = torch.autograd.grad(gap.square().sum(), values)
         return by_weight.mul_(self.k / len(drawn))

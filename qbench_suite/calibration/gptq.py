@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from qbench_suite.calibration.rounding import RoundingProblem, RoundingRule
+from qbench_suite.calibration.rounding import RoundingProblem, RoundingRule, is_count, require
 from qbench_suite.errors import ConversionError
 
 #: How often the damping is raised tenfold where the moments cannot be factorised.
@@ -24,7 +25,8 @@ class GPTQ(RoundingRule):
     float64; a column that is never excited is rounded to nearest.
 
     The weight aimed at is W, as published, or a part of the way from W to the one that best maps x̂ to
-    W x, see ``correction``.
+    W x, see ``correction``. Raises ``ConversionError`` for parameters that are out of their range;
+    ``round`` for moments that no damping makes positive definite.
     """
 
     #: δ as a share of the mean of the diagonal of M.
@@ -37,6 +39,14 @@ class GPTQ(RoundingRule):
     correction: float = 0.0
     #: Columns between two updates of all that follow.
     block: int = 128
+
+    def __post_init__(self) -> None:
+        require(
+            self,
+            damping=(0 < self.damping < math.inf, "a finite number above 0"),
+            correction=(0 <= self.correction <= 1, "a share, 0 … 1"),
+            block=(is_count(self.block), "an integer above 0"),
+        )
 
     @torch.no_grad()
     def round(self, problem: RoundingProblem) -> Tensor:
@@ -59,24 +69,26 @@ class GPTQ(RoundingRule):
 
     def _prepared(self, problem: RoundingProblem, order: Tensor) -> tuple[Tensor, Tensor]:
         """U (g, in, in) in ``order``, float32, and the weights aimed at (g, out, in)."""
-        moments = problem.moments
-        diagonal = moments.diagonal(dim1=1, dim2=2)
-        mean = diagonal.mean(dim=1, keepdim=True)
-        damping = torch.where(mean > 0, self.damping * mean, 1.0)
+        power = problem.moments.diagonal(dim1=1, dim2=2).mean(dim=1)[:, None, None]
+        power = torch.where(power > 0, power, 1.0)
+        # In units of the inputs' own power, as float32 does not hold U of moments beyond 1e76.
+        moments = problem.moments / power
+        damping = self.damping
+        eye = torch.eye(moments.shape[1], dtype=moments.dtype, device=moments.device)
         for _ in range(_ATTEMPTS):
-            damped = moments + torch.diag_embed(damping.expand_as(diagonal))
+            damped = moments + damping * eye
             lower, info = torch.linalg.cholesky_ex(damped)
             if not bool(info.any()):
                 break
-            damping = damping * 10.0
+            damping *= 10.0
         else:
             raise ConversionError(
                 "Moments of what a layer reads are positive semidefinite; these have no Cholesky factor "
-                f"at a damping of {float(damping.max()):g}. Look at the calibration images."
+                f"at a damping of {damping:g} of their mean diagonal. Look at the calibration images."
             )
         target = problem.weight
         if problem.shift is not None and self.correction:
-            pull = problem.shift @ problem.weight.double().mT  # S Wᵀ: (g, in, out)
+            pull = (problem.shift / power) @ problem.weight.double().mT  # S Wᵀ: (g, in, out)
             target = target - self.correction * torch.cholesky_solve(pull, lower).mT.float()
         rows = order[:, :, None].expand_as(moments)
         ordered = damped.gather(1, rows).gather(2, rows.mT)

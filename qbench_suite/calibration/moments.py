@@ -10,6 +10,9 @@ from torch import Tensor
 
 #: Bytes of one float64.
 _DOUBLE = 8
+#: Largest value, and reciprocal of the least largest one, that float32 products are formed of: outputs
+#: of such inputs and weights have squares, and sums of them, that float32 holds.
+_TAME = 1e6
 
 
 @dataclass
@@ -36,13 +39,17 @@ class MomentSums:
     def add(self, quantized: Tensor, float_: Tensor, weight: Tensor) -> None:
         """Add patches x̂ and x (g, patches, in) of a map by ``weight`` (g, out, in).
 
-        A patch with NaN or ±Inf in either model is passed over.
+        A patch with NaN or ±Inf in either model is passed over. Products are float32, and float64 where
+        sizes are such that squares might leave its range.
         """
         quantized, float_ = quantized.float(), float_.float()
-        finite = quantized.isfinite().all(dim=2) & float_.isfinite().all(dim=2)
-        if not bool(finite.all()):
-            whole = finite.all(dim=0)
+        sizes = [_size(quantized), _size(float_)]
+        if not all(map(math.isfinite, sizes)):
+            whole = (quantized.isfinite() & float_.isfinite()).all(dim=2).all(dim=0)
             quantized, float_ = quantized[:, whole], float_[:, whole]
+            sizes = [_size(quantized), _size(float_)]
+        if not all(1.0 / _TAME <= size <= _TAME for size in (*sizes, _size(weight))):
+            quantized, float_, weight = quantized.double(), float_.double(), weight.double()
         gap = quantized - float_
         self.moments += quantized.mT @ quantized
         self.shift += quantized.mT @ gap
@@ -88,11 +95,19 @@ class SeenInputs:
         return self.held if self.held.patches else self.fit
 
     def sample(self) -> tuple[Tensor | None, Tensor | None]:
-        """The samples of x̂ and of x, each whole."""
-        if not self.rows:
+        """The samples of x̂ and of x, each whole; None for both where there is no row."""
+        if not sum(quantized.shape[1] for quantized, _ in self.rows):
             return None, None
         quantized, float_ = (torch.cat(part, dim=1) for part in zip(*self.rows, strict=True))
         return quantized, float_
+
+
+def _size(x: Tensor) -> float:
+    """The largest magnitude: NaN where there is one, 0 where there is nothing."""
+    if not x.numel():
+        return 0.0
+    low, high = x.aminmax()
+    return float(torch.maximum(-low, high))
 
 
 def bytes_of(groups: int, width: int, rows: int) -> int:

@@ -11,6 +11,9 @@ from torch import Tensor
 
 from qbench_suite.errors import ConversionError
 
+#: What of a problem is a tensor.
+_TENSORS = ("weight", "scale", "zero_point", "moments", "shift", "inputs", "float_inputs", "bias")
+
 
 def _silent(done: int, total: int) -> None:
     """Report nothing."""
@@ -25,8 +28,8 @@ class RoundingProblem:
     itself, and behind layers that are. The output error that a rule keeps small is
     ``Σ ‖W x − W̃ x̂‖²``; with ``D = W̃ − W`` it is ``tr(D M Dᵀ) + 2 tr(D S Wᵀ)``, plus a constant.
 
-    Raises ``ConversionError`` for weights and moments that are NaN or ±Inf, and for shapes that do not
-    go together.
+    Raises ``ConversionError`` for tensors that hold NaN or ±Inf, for scales that are not positive, for
+    a sample without rows, and for shapes that do not go together.
     """
 
     #: W: (g, out, in) float32.
@@ -42,7 +45,7 @@ class RoundingProblem:
     moments: Tensor
     #: S = Σ x̂ (x̂ − x)ᵀ: (g, in, in) float64; None where x̂ = x.
     shift: Tensor | None = None
-    #: A sample of x̂: (g, rows, in) float32; None where the rule asked for none.
+    #: A sample of x̂: (g, rows ≥ 1, in) float32; None where the rule asked for none.
     inputs: Tensor | None = None
     #: The same rows of x; None where x̂ = x.
     float_inputs: Tensor | None = None
@@ -55,21 +58,40 @@ class RoundingProblem:
     progress: Callable[[int, int], None] = _silent
 
     def __post_init__(self) -> None:
-        square = (*self.weight.shape[:1], *self.weight.shape[2:], *self.weight.shape[2:])
-        shapes = [tuple(self.moments.shape)] + ([] if self.shift is None else [self.shift.shape])
-        if self.weight.shape != self.scale.shape or any(tuple(s) != square for s in shapes):
-            raise ConversionError(
-                "A weight (g, out, in) has scales of its shape and moments (g, in, in); got weight "
-                f"{tuple(self.weight.shape)}, scale {tuple(self.scale.shape)}, moments "
-                f"{', '.join(str(tuple(s)) for s in shapes)}. Spread the scales, and sum over patches."
-            )
-        for name in ("weight", "scale", "moments", "shift"):
+        self._check_shapes()
+        for name in _TENSORS:
             tensor = getattr(self, name)
             if tensor is not None and not bool(tensor.isfinite().all()):
                 count = int((~tensor.isfinite()).sum())
                 raise ConversionError(
                     f"Weights are rounded by finite numbers; {count} values of {name} are NaN or ±Inf. "
                     "Look at the weights and at the calibration images, or use weight_rounding: nearest."
+                )
+        if not bool((self.scale > 0).all()):
+            raise ConversionError(
+                f"The scale of every weight is above 0; {int((self.scale <= 0).sum())} are not, the least "
+                f"is {float(self.scale.min()):g}. Give a weight that is always 0 the scale 1."
+            )
+
+    def _check_shapes(self) -> None:
+        if self.weight.dim() != 3 or self.low > self.high:
+            raise ConversionError(
+                "A rounding problem has a weight (g, out, in) and codes low ≤ high; got shape "
+                f"{tuple(self.weight.shape)} and {self.low} … {self.high}. Give a plain map one group."
+            )
+        groups, out, width = self.weight.shape
+        rows = 1 if self.inputs is None else max([1, *self.inputs.shape[1:2]])
+        wanted = dict.fromkeys(("scale", "zero_point"), (groups, out, width))
+        wanted |= dict.fromkeys(("moments", "shift"), (groups, width, width))
+        wanted |= dict.fromkeys(("inputs", "float_inputs"), (groups, rows, width))
+        for name, shape in {**wanted, "bias": (groups, out)}.items():
+            tensor = getattr(self, name)
+            if tensor is not None and tuple(tensor.shape) != shape:
+                raise ConversionError(
+                    "With a weight (g, out, in) go scales and zero points of its shape, moments and shift "
+                    "(g, in, in), samples (g, rows ≥ 1, in) and a bias (g, out); got weight "
+                    f"{tuple(self.weight.shape)} and {name} {tuple(tensor.shape)}, not {shape}. Spread "
+                    "scales over the weight, sum over patches, and give no sample instead of an empty one."
                 )
 
     def ratio(self) -> Tensor:
@@ -124,6 +146,24 @@ class RoundingRule(ABC):
         """How many rows of ``inputs`` it wants of a map that sums over ``width`` elements."""
         del width
         return 0
+
+
+def require(rule: RoundingRule, **allowed: tuple[bool, str]) -> None:
+    """Raise ``ConversionError`` for the first parameter of ``rule`` that is not allowed.
+
+    ``allowed`` has for each parameter whether its value may be, and the words for what may be.
+    """
+    for parameter, (holds, words) in allowed.items():
+        if not holds:
+            raise ConversionError(
+                f"{parameter} of {type(rule).__name__} is {words}; rule {rule.name!r} has "
+                f"{getattr(rule, parameter)!r}. Correct it where the rule is made."
+            )
+
+
+def is_count(value: object) -> bool:
+    """Whether it is an integer above 0."""
+    return isinstance(value, int) and value >= 1
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -12,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from qbench_suite import AdaRound, RoundingProblem
+from qbench_suite import AdaRound, ConversionError, RoundingProblem
 from qbench_suite.calibration.adaround import Descent
 
 Make = Callable[..., Any]
@@ -50,12 +51,13 @@ def differentiated(problem: RoundingProblem, descent: Descent, *args: Any) -> Te
 
 @pytest.mark.parametrize("beta", [None, 2.0, 7.5])
 @pytest.mark.parametrize("affine", [False, True])
-@pytest.mark.parametrize("apart", [0.0, 0.3])
+@pytest.mark.parametrize(("apart", "correction"), [(0.0, 1.0), (0.3, 0.0), (0.3, 0.5), (0.3, 1.0)])
 def test_the_gradient_over_all_rows_is_that_of_the_objective(
-    problem: Make, beta: float | None, affine: bool, apart: float
+    problem: Make, beta: float | None, affine: bool, apart: float, correction: float
 ) -> None:
     given, x_hat, x = problem(2, 4, 6, affine=affine, apart=apart)
-    descent = Descent(QUICK, given)
+    descent = Descent(replace(QUICK, correction=correction), given)
+    x = x_hat + correction * (x - x_hat)
     generator = torch.Generator().manual_seed(5)
     descent.v += 3.0 * torch.randn(descent.v.shape, generator=generator)
     power = 1.0 / float(x_hat.double().square().sum())
@@ -64,9 +66,10 @@ def test_the_gradient_over_all_rows_is_that_of_the_objective(
     assert expected.count_nonzero() > expected.numel() // 4
 
 
+@pytest.mark.parametrize("correction", [0.0, 0.5, 1.0])
 @pytest.mark.parametrize("activation", [None, F.gelu, F.relu])
 def test_the_gradient_over_a_sample_is_that_of_the_objective(
-    problem: Make, activation: Any
+    problem: Make, activation: Any, correction: float
 ) -> None:
     given, x_hat, x = problem(2, 4, 6, apart=0.3)
     given = replace(
@@ -74,12 +77,21 @@ def test_the_gradient_over_a_sample_is_that_of_the_objective(
     )
     # A batch of one row drawn out of one: the draw is known.
     one = replace(given, inputs=x_hat[:, :1], float_inputs=x[:, :1])
-    rule = AdaRound(name="adaround", batch=1)
+    rule = AdaRound(name="adaround", batch=1, correction=correction)
     descent = Descent(rule, one)
     descent.v += 0.5
-    expected = differentiated(one, descent, None, x_hat[:, :1], x[:, :1], 1.0)
+    x = x_hat + correction * (x - x_hat)
+    unit = 2.0 ** -math.ceil(math.log2(_rms_of_outputs(one)))
+    expected = differentiated(one, descent, None, x_hat[:, :1], x[:, :1], unit**2)
     torch.testing.assert_close(descent.gradient(None), expected, rtol=1e-3, atol=1e-6)
     assert expected.count_nonzero() > expected.numel() // 4
+
+
+def _rms_of_outputs(problem: RoundingProblem) -> float:
+    assert problem.inputs is not None
+    assert problem.bias is not None
+    y = problem.inputs @ problem.weight.mT + problem.bias[:, None]
+    return float((problem.activation or (lambda y: y))(y).double().square().mean().sqrt())
 
 
 def test_it_begins_at_the_weight_itself(problem: Make) -> None:
@@ -96,7 +108,7 @@ def test_beta_falls_in_a_line_after_the_warm_up() -> None:
 
 
 def test_it_comes_near_the_best_of_all_roundings(problem: Make, error: Make) -> None:
-    shares = []
+    shares, rule = [], replace(QUICK, correction=1.0)
     for seed in range(10):
         given, x_hat, x = problem(1, 1, 8, rows=40, seed=seed, apart=0.1)
         down = torch.floor(given.ratio())
@@ -106,7 +118,7 @@ def test_it_comes_near_the_best_of_all_roundings(problem: Make, error: Make) -> 
         ]
         best = min(error(given, x_hat, x, codes) for codes in every)
         nearest = error(given, x_hat, x, given.nearest())
-        found = error(given, x_hat, x, QUICK.round(given))
+        found = error(given, x_hat, x, rule.round(given))
         assert found >= best - 1e-6
         shares.append((nearest - found) / (nearest - best) if nearest > best else 1.0)
     # The objective is not convex: now and then it ends in a poor minimum of so small a problem.
@@ -172,3 +184,60 @@ def test_progress_ends_at_the_last_step(problem: Make) -> None:
     given, *_ = problem(progress=lambda *done: told.append(done))
     AdaRound(name="adaround", steps=200).round(given)
     assert told == [(100, 200), (200, 200)]
+
+
+@pytest.mark.parametrize(
+    ("parameter", "value", "words"),
+    [
+        ("steps", -5, "an integer above 0"),
+        ("steps", 0, "an integer above 0"),
+        ("steps", 10.5, "an integer above 0"),
+        ("batch", 0, "an integer above 0"),
+        ("rows", -1, "an integer above 0"),
+        ("learning_rate", 0.0, "a finite number above 0"),
+        ("learning_rate", math.nan, "a finite number above 0"),
+        ("regularization", -0.01, "a finite number above 0"),
+        ("regularization", math.inf, "a finite number above 0"),
+        ("warm_up", 2.0, "a share of the steps"),
+        ("warm_up", -0.1, "a share of the steps"),
+        ("correction", 1.5, "a share, 0 … 1"),
+        ("betas", (20.0,), "two finite numbers"),
+        ("betas", (20.0, 0.5), "two finite numbers"),
+        ("betas", (math.inf, 2.0), "two finite numbers"),
+    ],
+)
+def test_parameters_out_of_range_are_refused(parameter: str, value: Any, words: str) -> None:
+    with pytest.raises(ConversionError, match=f"{parameter} of AdaRound is {words}.*'mine' has "):
+        AdaRound(name="mine", **{parameter: value})
+
+
+@pytest.mark.parametrize("warm_up", [0.0, 1.0])
+def test_a_warm_up_of_nothing_and_of_everything(problem: Make, warm_up: float) -> None:
+    given, *_ = problem(1, 4, 6, high=7)
+    codes = replace(QUICK, warm_up=warm_up, steps=50).round(given)
+    assert given.loss(codes) <= given.loss(given.nearest())
+
+
+def test_an_activation_without_a_sample_is_refused(problem: Make) -> None:
+    given, *_ = problem(activation=F.gelu)
+    with pytest.raises(ConversionError, match="has an activation and no inputs"):
+        QUICK.round(given)
+
+
+@pytest.mark.parametrize("activation", [None, F.relu])
+@pytest.mark.parametrize("power", [60, -60])
+def test_the_units_of_a_sample_do_not_count(problem: Make, activation: Any, power: int) -> None:
+    given, x_hat, _ = problem(1, 8, 12, rows=60, high=7)
+    rule = replace(QUICK, batch=2, steps=200)
+    sampled = replace(given, inputs=x_hat, activation=activation)
+    scaled = replace(sampled, inputs=x_hat * 2.0**power)
+    codes = rule.round(scaled)
+    assert torch.equal(codes, rule.round(sampled))
+    assert not torch.equal(codes, given.nearest())
+
+
+def test_outputs_beyond_float32_are_refused(problem: Make) -> None:
+    given, x_hat, _ = problem(1, 8, 12)
+    beyond = replace(given, inputs=(x_hat * 1e38).clamp(-3e38, 3e38), weight=given.weight * 10)
+    with pytest.raises(ConversionError, match="those of the sampled inputs overflow"):
+        replace(QUICK, batch=2).round(beyond)

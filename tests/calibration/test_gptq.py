@@ -13,7 +13,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from qbench_suite import GPTQ, RoundingProblem
+from qbench_suite import GPTQ, ConversionError, RoundingProblem
 
 Make = Callable[..., Any]
 
@@ -113,3 +113,38 @@ def test_progress_ends_at_the_last_column(problem: Make) -> None:
     given, *_ = problem(1, 2, 10, progress=lambda *done: told.append(done))
     GPTQ(name="gptq", block=4).round(given)
     assert told == [(4, 10), (8, 10), (10, 10)]
+
+
+@pytest.mark.parametrize(
+    ("parameter", "value", "words"),
+    [
+        ("block", 0, "an integer above 0"),
+        ("block", 1.5, "an integer above 0"),
+        ("damping", -0.01, "a finite number above 0"),
+        ("damping", 0.0, "a finite number above 0"),
+        ("damping", math.nan, "a finite number above 0"),
+        ("correction", -0.5, "a share, 0 … 1"),
+        ("correction", 2.0, "a share, 0 … 1"),
+    ],
+)
+def test_parameters_out_of_range_are_refused(parameter: str, value: Any, words: str) -> None:
+    with pytest.raises(ConversionError, match=f"{parameter} of GPTQ is {words}; rule 'mine' has "):
+        GPTQ(name="mine", **{parameter: value})
+
+
+@pytest.mark.parametrize("correction", [0.0, 1.0])
+@pytest.mark.parametrize("power", [400, -400, 900])
+def test_the_units_of_moments_do_not_count(problem: Make, power: int, correction: float) -> None:
+    given, *_ = problem(2, 4, 8, high=7, apart=0.2)
+    unit = 2.0**power
+    scaled = replace(given, moments=given.moments * unit, shift=given.shift * unit)
+    rule = GPTQ(name="gptq", correction=correction)
+    assert torch.equal(rule.round(scaled), rule.round(given))
+    assert not torch.equal(rule.round(scaled), given.nearest())
+
+
+def test_moments_that_are_none_are_refused(problem: Make) -> None:
+    given, *_ = problem(1, 2, 4)
+    backwards = given.moments - 1e6 * torch.eye(4)
+    with pytest.raises(ConversionError, match="no Cholesky factor at a damping of"):
+        GPTQ(name="gptq").round(replace(given, moments=backwards))

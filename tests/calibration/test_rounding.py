@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -45,12 +46,15 @@ def test_values_are_exact_products_and_zero_has_no_sign() -> None:
     assert torch.equal(dequantized(codes, scale, torch.tensor([2.0, 2.0])), (codes - 2) * scale)
 
 
-@pytest.mark.parametrize("name", ["weight", "scale", "moments", "shift"])
+@pytest.mark.parametrize(
+    "name", ["weight", "scale", "zero_point", "moments", "shift", "inputs", "float_inputs", "bias"]
+)
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 def test_what_is_not_finite_is_refused_by_name(problem: Make, name: str, value: float) -> None:
-    given, *_ = problem(apart=0.1)
+    given, x_hat, x = problem(apart=0.1, affine=True)
+    given = replace(given, inputs=x_hat, float_inputs=x, bias=torch.ones(1, 3, 1)[..., 0])
     spoiled = getattr(given, name).clone()
-    spoiled[0, 0, 0] = value
+    spoiled[(0,) * spoiled.dim()] = value
     with pytest.raises(ConversionError, match=rf"1 values of {name} are NaN or ±Inf"):
         replace(given, **{name: spoiled})
 
@@ -59,8 +63,41 @@ def test_shapes_that_do_not_go_together_are_refused(problem: Make) -> None:
     given, *_ = problem()
     with pytest.raises(ConversionError, match=r"moments \(1, 4, 4\)"):
         replace(given, moments=given.moments[:, 1:, 1:])
-    with pytest.raises(ConversionError, match=r"scale \(1, 3, 1\)"):
+    with pytest.raises(ConversionError, match=r"scale \(1, 3, 1\), not \(1, 3, 5\)"):
         replace(given, scale=given.scale[:, :, :1])
+    with pytest.raises(ConversionError, match=r"weight \(g, out, in\).* got shape \(3, 5\)"):
+        replace(given, weight=given.weight[0])
+    with pytest.raises(ConversionError, match=r"codes low ≤ high; got .* 4 … 3"):
+        replace(given, low=4)
+
+
+@pytest.mark.parametrize(
+    ("name", "shape"),
+    [
+        ("zero_point", (1, 3, 1)),
+        ("shift", (1, 5)),
+        ("inputs", (1, 0, 5)),
+        ("inputs", (7, 5)),
+        ("inputs", (1, 7, 4)),
+        ("float_inputs", (1, 6, 5)),
+        ("bias", (3,)),
+    ],
+)
+def test_what_else_has_another_shape_is_refused(
+    problem: Make, name: str, shape: tuple[int, ...]
+) -> None:
+    given, *_ = problem(inputs=torch.ones(1, 7, 5))
+    with pytest.raises(ConversionError, match=re.escape(f"{name} {shape}, not (1, ")):
+        replace(given, **{name: torch.ones(shape)})
+
+
+@pytest.mark.parametrize("value", [0.0, -0.5])
+def test_scales_that_are_not_positive_are_refused(problem: Make, value: float) -> None:
+    given, *_ = problem()
+    scale = given.scale.clone()
+    scale[0, 1] = value
+    with pytest.raises(ConversionError, match=rf"above 0; 5 are not, the least is {value:g}\."):
+        replace(given, scale=scale)
 
 
 def test_samples_are_asked_for_where_all_rows_cost_more() -> None:
