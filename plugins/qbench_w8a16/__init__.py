@@ -12,6 +12,7 @@ from qbench_suite import LinearEntry, hookimpl
 if TYPE_CHECKING:
     from torch import nn
 
+    from qbench_suite import QuantModule
     from qbench_w8a16.layer import Storage as Storage
     from qbench_w8a16.layer import W8A16LinearLayer as W8A16LinearLayer
     from qbench_w8a16.replacing import replace_linears as replace_linears
@@ -34,6 +35,12 @@ def _build(linear: nn.Linear, bits: int) -> nn.Module:
     return W8A16LinearLayer.from_float(linear, bits=bits)
 
 
+def _adopt(module: QuantModule, bits: int) -> nn.Module:
+    from qbench_w8a16.replacing import adopt
+
+    return adopt(module, bits)
+
+
 @hookimpl
 def qbench_register_linears(register: Callable[[LinearEntry], None]) -> None:
     """The two widths of ``W8A16LinearLayer``."""
@@ -42,6 +49,7 @@ def qbench_register_linears(register: Callable[[LinearEntry], None]) -> None:
         LinearEntry(
             name="w8a16",
             build=partial(_build, bits=8),
+            adopt=partial(_adopt, bits=8),
             format="int8",
             dtypes=dtypes,
             description="INT8 weights, a scale for each output; fused dequantization",
@@ -52,6 +60,7 @@ def qbench_register_linears(register: Callable[[LinearEntry], None]) -> None:
         LinearEntry(
             name="w4a16",
             build=partial(_build, bits=4),
+            adopt=partial(_adopt, bits=4),
             format="int4",
             dtypes=dtypes,
             description="INT4 weights, two a byte, a scale for 128 of them; fused dequantization",

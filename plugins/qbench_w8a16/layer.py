@@ -10,12 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from qbench_suite import LayerError
-from qbench_w8a16 import kernels
-from qbench_w8a16.codes import LARGEST, dequantized, packed, quantized
-
-_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
-#: Elements that share a scale where the caller names no number: a whole row of 8-bit weights.
-_GROUPS: dict[int, int | None] = {8: None, 4: 128}
+from qbench_w8a16 import kernels, sizes
+from qbench_w8a16.codes import dequantized, packed, quantized
 
 
 @dataclass(frozen=True)
@@ -31,17 +27,22 @@ class Storage:
 
 
 class W8A16LinearLayer(nn.Module):
-    """``y[m, n] = Σ_k x[m, k] · q[n, k] · s[n, k // group] + b[n]`` with integers q, for inference.
+    """``y[m, n] = Σ_k x[m, k] · q[n, k] · s[n, k // group] + b[n]`` with integers q that are not trained.
 
     ``s = max|w| / 127`` (7 for ``bits=4``) over ``group_size`` consecutive weights of a row, by default
     the whole row for 8 bits and 128 for 4; ``q = round(w / s)``, ties to even, so that a weight is off
     by s / 2 at most. A group of zeros has scale 1. Buffers: ``codes``, int8 (out, in), or uint8
     (out, ⌈in / 2⌉) with two 4-bit codes a byte, the even one in the low half; ``scales``, float32
-    (out, ⌈in / group_size⌉), which stay float32 under ``.to(dtype)``.
+    (out, ⌈in / group_size⌉), which stay float32 under ``.to(dtype)``. A state dict also holds bits, width
+    and group size, and is loaded only into a layer that has the same.
 
-    Inputs are (…, in) of ``dtype``: float32, bfloat16 or float16; NaN and ±Inf spread as in the float
-    layer. Fresh layers have weights 0. Raises ``LayerError`` for sizes, dtypes and widths it does not
-    have.
+    Inputs are (…, in) of ``dtype``: float32, bfloat16 or float16 (float64 after ``.to(torch.float64)``);
+    under autocast they are cast to its dtype, as those of ``nn.Linear`` are. Sums are float32; a kernel
+    that does not apply scales to sums rounds ``q · s`` to ``dtype`` once. On a CPU float16 is computed
+    in float32. NaN makes its row NaN. ±Inf makes its row ±Inf or NaN, NaN also where a small weight has
+    become code 0. Where scales apply to sums, inputs beyond 3e38 / (127 · in) may overflow that would not
+    in the float layer. Gradients (reverse mode) flow to x and bias, not to codes and scales.
+    Fresh layers have weights 0. Raises ``LayerError`` for sizes, dtypes and widths it does not have.
     """
 
     codes: Tensor
@@ -60,9 +61,9 @@ class W8A16LinearLayer(nn.Module):
         device: torch.device | str | None = None,
     ) -> None:
         super().__init__()
-        _check(in_features, out_features, dtype, bits)
-        group = min(group_size or _GROUPS[bits] or in_features, in_features)
-        _check_group(group, in_features, bits)
+        sizes.check_sizes(in_features, out_features, bits)
+        sizes.check_dtype(dtype)
+        group = sizes.group_of(group_size, in_features, bits)
         self.in_features, self.out_features, self.bits = in_features, out_features, bits
         #: Consecutive weights of a row that share a scale.
         self.group_size = group
@@ -120,19 +121,16 @@ class W8A16LinearLayer(nn.Module):
     ) -> Self:
         """The layer with these codes, int8 (out, in) and not packed, and scales (out, groups).
 
-        For weights that another rule has rounded. Raises ``LayerError`` for codes beyond ±127 (±7).
+        For weights that another rule has rounded. Raises ``LayerError`` for codes that are no integers
+        or beyond ±127 (±7), scales that are not finite, and other shapes.
         """
+        sizes.check_codes(codes)
         (rows, width), device = codes.shape, codes.device
         layer = cls(
             width, rows, bias is not None, dtype, bits, group_size=group_size, device=device
         )
-        low, high = int(codes.min()), int(codes.max())
-        if scales.shape != layer.scales.shape or max(-low, high) > LARGEST[bits]:
-            raise LayerError(
-                f"Codes of {bits} bits lie within ±{LARGEST[bits]}, and {layer.group_size} of a row share "
-                f"a scale; got {low} … {high}, scales {tuple(scales.shape)} for codes "
-                f"{tuple(codes.shape)}. Round to the format int{bits} in a mode along the inputs."
-            )
+        sizes.check_values(codes, scales, layer.scales.shape, layer.group_size, bits)
+        sizes.check_bias(bias, rows)
         layer._take(codes.to(torch.int8), scales)
         layer._take_bias(bias)
         return layer
@@ -156,13 +154,30 @@ class W8A16LinearLayer(nn.Module):
         return dequantized(self.codes, self.scales, self.group_size, self.in_features)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(…, in) → (…, out), of ``dtype``. Raises ``LayerError`` for another width or dtype."""
-        if x.dtype != self.dtype or x.dim() == 0 or x.shape[-1] != self.in_features:
+        """(…, in) → (…, out), of the dtype of x. Raises ``LayerError`` for another width or dtype."""
+        wanted, where = self.dtype, x.device.type
+        if where != "meta" and torch.is_autocast_enabled(where):
+            x = _autocast(x)
+            wanted = torch.get_autocast_dtype(where)
+        if x.dtype != wanted or x.dim() == 0 or x.shape[-1] != self.in_features:
             raise LayerError(
                 f"Inputs are (…, {self.in_features}) of {self.dtype}; got {tuple(x.shape)} of {x.dtype}. "
                 "Convert them, or the layer with .to(dtype)."
             )
-        return kernels.linear(x, self.codes, self.scales, self.bias, self.group_size)
+        # Not self.codes: to look up the attributes of a module takes as long as a small product.
+        codes, scales = self._buffers["codes"], self._buffers["scales"]
+        bias = self._parameters.get("bias")
+        assert codes is not None
+        assert scales is not None
+        trained = x.requires_grad or (bias is not None and bias.requires_grad)
+        if trained or torch.compiler.is_compiling():
+            return kernels.linear(x, codes, scales, bias, self.group_size)
+        return kernels.inferred(x, codes, scales, bias, self.group_size)
+
+    @property
+    def weight(self) -> Tensor:
+        """``dequantize()`` of ``dtype``, made at each look: for code that reads the weights of a layer."""
+        return self.dequantize().to(self.dtype)
 
     def storage(self) -> Storage:
         """Bytes before and after: 4 and 2 an element, against codes and scales as they are stored."""
@@ -192,13 +207,27 @@ class W8A16LinearLayer(nn.Module):
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
         """Move or convert; scales keep their dtype, as rounding them would scale whole rows wrongly."""
         dtype = fn(torch.empty(0, dtype=self.dtype, device=self.scales.device)).dtype
-        _check(self.in_features, self.out_features, dtype, self.bits)
+        # float64 too, in which torch multiplies: a model is not to stop half converted.
+        sizes.check_dtype(dtype, (*sizes.DTYPES, torch.float64))
         scales = self.scales
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
         if self.scales.dtype != torch.float32:
             self.scales = scales.to(self.scales.device)
         self.dtype = dtype
         return self
+
+    def get_extra_state(self) -> Tensor:
+        """Bits, inputs and group size, which the shapes of codes and scales leave open."""
+        return torch.tensor([self.bits, self.in_features, self.group_size])
+
+    def set_extra_state(self, state: Any) -> None:
+        """Raises ``LayerError`` for the state of a layer with other bits, inputs or group size."""
+        expected, found = self.get_extra_state().tolist(), torch.as_tensor(state).tolist()
+        if found != expected:
+            raise LayerError(
+                f"A state dict is that of a layer with the same [bits, in_features, group_size], "
+                f"{expected}; got {found}. Make the layer with those that were saved."
+            )
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
         codes = state_dict.get(f"{prefix}codes")
@@ -207,26 +236,17 @@ class W8A16LinearLayer(nn.Module):
                 f"Codes of {self.bits} bits are {self.codes.dtype}; the state dict has {codes.dtype} in "
                 f"{prefix}codes. Make the layer with the bits that were saved."
             )
+        if (extra := state_dict.get(f"{prefix}_extra_state")) is not None:
+            self.set_extra_state(extra)  # before anything is loaded
+        scales = state_dict.get(f"{prefix}scales")
+        if scales is not None and scales.dtype != torch.float32:
+            # With assign=True they would replace those of the layer as they are.
+            state_dict[f"{prefix}scales"] = scales.to(torch.float32)
         super()._load_from_state_dict(state_dict, prefix, *args)
 
 
-def _check(in_features: int, out_features: int, dtype: torch.dtype, bits: int) -> None:
-    if min(in_features, out_features) < 1:
-        raise LayerError(
-            f"A linear layer has inputs and outputs; got in_features={in_features}, "
-            f"out_features={out_features}. Give both at least 1."
-        )
-    if dtype not in _DTYPES:
-        raise LayerError(
-            f"Activations are float32, bfloat16 or float16; got {dtype}. Choose one of them."
-        )
-    if bits not in LARGEST:
-        raise LayerError(f"Weights have 8 or 4 bits; got bits={bits}. Choose one of them.")
-
-
-def _check_group(group: int, in_features: int, bits: int) -> None:
-    if group < 1 or (bits == 4 and group % 2 and group < in_features):
-        raise LayerError(
-            f"group_size is positive, and even where two weights share a byte; got {group} for "
-            f"bits={bits}. Choose a multiple of 32, or None."
-        )
+def _autocast(x: Tensor) -> Tensor:
+    """What ``nn.Linear`` does to its inputs under autocast: float64 and integers stay."""
+    if not x.is_floating_point() or x.dtype is torch.float64:
+        return x
+    return x.to(torch.get_autocast_dtype(x.device.type))

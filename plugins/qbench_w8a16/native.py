@@ -15,20 +15,24 @@ from qbench_suite import NativeLibrary
 from qbench_w8a16.codes import bits_of
 
 LIBRARY = NativeLibrary(Path(__file__).parent / "csrc" / "linear.cpp")
-#: The bit of each dtype in what the library says it was built for, and of processors that multiply tiles.
+#: The bit of each dtype in what the library says it was built for, and of a unit for tiles of bfloat16.
 _FEATURES = {torch.float32: 1, torch.bfloat16: 2}
-_TILES = 4
-#: Bits → the most rows of bfloat16 for which decoding on the way beats float weights for the library.
-_MOST_ROWS = {8: 192, 4: 96}
-#: The same where the library multiplies tiles: about as long as it waits for bfloat16 weights.
-_MOST_ROWS_BESIDE_TILES = 16
+_TILE_UNIT = 4
+#: Rows up to which a product in bfloat16 waits for its weights even where there is such a unit.
+_FEW_ROWS = 16
+
+
+@functools.cache
+def _features() -> int:
+    library = LIBRARY.load()
+    return 0 if library is None else int(library.w8a16_features())
 
 
 @functools.cache
 def function(dtype: torch.dtype) -> Any:
     """The C function for inputs of ``dtype``; None where there is none on this machine."""
-    library = LIBRARY.load() if dtype in _FEATURES else None
-    if library is None or not library.w8a16_features() & _FEATURES[dtype]:
+    library = LIBRARY.load() if _FEATURES.get(dtype, 0) & _features() else None
+    if library is None:
         return None
     found = getattr(library, f"w8a16_{str(dtype).removeprefix('torch.')}")
     found.argtypes = [ctypes.c_void_p] * 5 + [ctypes.c_int64] * 4 + [ctypes.c_int]
@@ -36,15 +40,11 @@ def function(dtype: torch.dtype) -> Any:
     return found
 
 
-def most_rows(dtype: torch.dtype, bits: int) -> int:
+def most_rows(dtype: torch.dtype) -> int:
     """The most rows for which the function is the fastest there is; 0 where there is no function."""
     if function(dtype) is None:
         return 0
-    if dtype is torch.float32:
-        return sys.maxsize
-    library = LIBRARY.load()
-    tiles = library is not None and library.w8a16_features() & _TILES
-    return _MOST_ROWS_BESIDE_TILES if tiles else _MOST_ROWS[bits]
+    return _FEW_ROWS if dtype is torch.bfloat16 and _features() & _TILE_UNIT else sys.maxsize
 
 
 @functools.cache
@@ -61,18 +61,20 @@ def decoder(dtype: torch.dtype) -> Any:
 
 def linear(x: Tensor, codes: Tensor, scales: Tensor, bias: Tensor | None, group: int) -> Tensor:
     """(rows, in) → (rows, out), all sums in float32, rounded once."""
-    rows, width = x.shape
-    y = torch.empty(rows, codes.shape[0], dtype=x.dtype)
+    (rows, width), outputs, dtype = x.shape, codes.shape[0], x.dtype
+    y = x.new_empty(rows, outputs)
+    # Held until the call is over: a copy that only its address remembers is freed.
     x, codes, scales = x.contiguous(), codes.contiguous(), scales.contiguous()
-    bias = None if bias is None else bias.to(torch.float32).contiguous()
-    function(x.dtype)(
+    if bias is not None:
+        bias = (bias if bias.dtype is dtype else bias.to(dtype)).contiguous()
+    function(dtype)(
         x.data_ptr(),
         codes.data_ptr(),
         scales.data_ptr(),
         None if bias is None else bias.data_ptr(),
         y.data_ptr(),
         rows,
-        codes.shape[0],
+        outputs,
         width,
         group,
         bits_of(codes),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -14,7 +13,7 @@ _OUTPUTS = 512
 
 
 def linear(x: Tensor, codes: Tensor, scales: Tensor, bias: Tensor | None, group: int) -> Tensor:
-    """(rows, in) → (rows, out): ``F.linear`` with the weights ``code · scale``, rounded to the dtype of x."""
+    """(rows, in) → (rows, out): ``F.linear`` with weights ``code · scale``, rounded to the dtype of x."""
     outputs = codes.shape[0]
     y = x.new_empty(x.shape[0], outputs)
     weights = x.new_empty(min(_OUTPUTS, outputs), x.shape[1])

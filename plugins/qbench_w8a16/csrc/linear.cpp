@@ -5,15 +5,15 @@
 // Either way every output has one sum a lane, taken in the order of k, so that its bits depend neither
 // on the other rows nor on the number of threads.
 //
-// For very many rows the library's product of float weights is faster: w8a16_weights_* make those, plainly.
+// Where there are no such instructions, or better ones, a library multiplies: w8a16_weights_* make its weights.
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
 
 #define PUBLIC extern "C" __attribute__((visibility("default")))
 
-// What this build computes in: bit 0 float32, bit 1 bfloat16. Bit 2: the processor multiplies tiles of bfloat16,
-// which this code does not.
+// What this build computes in: bit 0 float32, bit 1 bfloat16. Bit 2: the processor has a unit that multiplies
+// tiles of bfloat16, which this code leaves to libraries.
 PUBLIC int w8a16_features() {
   int features = 0;
 #if defined(__AMX_BF16__)
@@ -102,9 +102,10 @@ struct Problem {
   const void* x;        // (rows, k)
   const uint8_t* code;  // (n, k) int8, or (n, ceil(k / 2)) with the even element in the low half
   const float* scale;   // (n, groups)
-  const float* bias;    // (n), or null
+  const void* bias;     // (n) of the dtype of x, or null
   void* y;              // (rows, n)
   int64_t rows, n, k, group;
+  int64_t kept = 0;  // outputs before it are not stored
 };
 
 int64_t round_up(int64_t value, int64_t step) { return (value + step - 1) / step * step; }
@@ -120,8 +121,11 @@ struct Float32 {
   static INLINE __m512 multiply_add(__m512 sum, vector a, vector b) {
     return _mm512_fmadd_ps(a, b, sum);
   }
-  static INLINE void round(type* y, __m128 sums, int count) {
-    _mm_mask_storeu_ps(y, __mmask8((1 << count) - 1), sums);
+  static INLINE void round(type* y, __m128 sums, __mmask8 which) {
+    _mm_mask_storeu_ps(y, which, sums);
+  }
+  static INLINE __m128 widen(const void* p, __mmask8 which) {
+    return _mm_maskz_loadu_ps(which, p);
   }
 };
 
@@ -135,8 +139,12 @@ struct BFloat16 {
   static INLINE __m512 multiply_add(__m512 sum, vector a, vector b) {
     return _mm512_dpbf16_ps(sum, (__m512bh)a, (__m512bh)b);
   }
-  static INLINE void round(type* y, __m128 sums, int count) {
-    _mm_mask_storeu_epi16(y, __mmask8((1 << count) - 1), (__m128i)_mm_cvtneps_pbh(sums));
+  static INLINE void round(type* y, __m128 sums, __mmask8 which) {
+    _mm_mask_storeu_epi16(y, which, (__m128i)_mm_cvtneps_pbh(sums));
+  }
+  static INLINE __m128 widen(const void* p, __mmask8 which) {
+    const __m128i halves = _mm_maskz_loadu_epi16(which, p);
+    return _mm_castsi128_ps(_mm_slli_epi32(_mm_cvtepu16_epi32(halves), 16));
   }
 };
 #endif
@@ -169,7 +177,9 @@ struct Int8<Float32> : Codes<Float32> {
   static constexpr bool scaled = false;
   static int64_t bytes(int64_t k) { return k; }
   static INLINE Unscaled scale(float) { return {}; }
-  static INLINE void decode(const uint8_t* p, __mmask64 valid, Unscaled, __m512* to) { to[0] = plain(p, valid); }
+  static INLINE void decode(const uint8_t* p, __mmask64 valid, Unscaled, __m512* to) {
+    to[0] = plain(p, valid);
+  }
   static INLINE __m512 plain(const uint8_t* p, __mmask64 valid) {
     return _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_maskz_loadu_epi8(__mmask16(valid), p)));
   }
@@ -411,21 +421,23 @@ INLINE __m128 reduce(__m512 a, __m512 b, __m512 c, __m512 d) {
 template <class D, class C, int O, int R>
 INLINE void finish(const Problem& p, const Sums<O, R>& sums, int64_t row, int64_t n) {
   const __mmask8 first = (1 << O) - 1;
+  const __mmask8 stored = first & (0xf << std::clamp<int64_t>(p.kept - n, 0, O));
   const __m128 scale = C::scaled ? _mm_set1_ps(1) : _mm_maskz_loadu_ps(first, p.scale + n);
-  const __m128 bias = p.bias ? _mm_maskz_loadu_ps(first, p.bias + n) : _mm_setzero_ps();
+  const auto* from = static_cast<const typename D::type*>(p.bias);
+  const __m128 bias = from ? D::widen(from + n, first) : _mm_setzero_ps();
   auto* y = static_cast<typename D::type*>(p.y) + row * p.n + n;
   UNROLL for (int r = 0; r < R; ++r) {
     // Of a single output, the first of four: what the others hold is not stored.
     const __m512 a = sums.at[0][r], b = sums.at[1 % O][r], c = sums.at[2 % O][r], d = sums.at[3 % O][r];
-    D::round(y + r * p.n, _mm_fmadd_ps(reduce(a, b, c, d), scale, bias), O);
+    D::round(y + r * p.n, _mm_fmadd_ps(reduce(a, b, c, d), scale, bias), stored);
   }
 }
 
 constexpr int kOutputs = 4;
 constexpr int kRows = 6;
-// Chunks of several vectors, and tables, leave room for fewer sums while they are decoded.
+// Chunks of several vectors leave room for fewer sums while they are decoded.
 template <class C>
-constexpr int kFew = C::vectors > 1 ? 4 : C::scaled ? 5 : 6;
+constexpr int kFew = C::vectors > 1 ? 4 : 6;
 
 template <class D, class C, int O, int R>
 void few(const Problem& p, const Layout<C>& layout, const typename D::type* x, int64_t n) {
@@ -563,6 +575,13 @@ void many_outputs(const Problem& p, const Layout<C>& layout, const Plan<D, C>& p
   }
 }
 
+// What four do not divide is computed in a tile of four, which begins before it: inputs pass by once.
+Problem stored_from(const Problem& p, int64_t n) {
+  Problem rest = p;
+  rest.kept = n;
+  return rest;
+}
+
 template <class D, class C>
 void linear_many(const Problem& p) {
   const Layout<C> layout(p);
@@ -584,7 +603,11 @@ void linear_many(const Problem& p) {
         const int64_t end = std::min(n + plan.outputs, p.n);
         const int64_t whole = n + (end - n) / kOutputs * kOutputs;
         if (n < whole) many_outputs<D, C, kOutputs>(p, layout, plan, block, scratch, n, whole);
-        if (whole < end) many_outputs<D, C, 1>(p, layout, plan, block, scratch, whole, end);
+        if (whole == end) continue;
+        if (p.n < kOutputs)
+          many_outputs<D, C, 1>(p, layout, plan, block, scratch, whole, end);
+        else
+          many_outputs<D, C, kOutputs>(stored_from(p, whole), layout, plan, block, scratch, end - kOutputs, end);
       }
     }
   }
@@ -597,11 +620,10 @@ void linear_few(const Problem& p) {
   pack<D>(p, layout, 0, p.rows, x);
 #pragma omp parallel for schedule(static) if (p.rows * p.n * p.k > kSerial)
   for (int64_t n = 0; n < p.n; n += kOutputs) {
-    if (n + kOutputs <= p.n)
-      of_rows<D, C, kOutputs, kFew<C>>(p.rows, p, layout, x, n);
+    if (p.n >= kOutputs)
+      of_rows<D, C, kOutputs, kFew<C>>(p.rows, stored_from(p, n), layout, x, std::min(n, p.n - kOutputs));
     else
-      for (int64_t o = n; o < p.n; ++o)
-        of_rows<D, C, 1, kFew<C>>(p.rows, p, layout, x, o);
+      for (int64_t o = n; o < p.n; ++o) of_rows<D, C, 1, kFew<C>>(p.rows, p, layout, x, o);
   }
 }
 
@@ -621,7 +643,7 @@ void dispatch(const Problem& p, int bits) {
 }  // namespace
 
 #define LINEAR(name, dtype)                                                                        \
-  PUBLIC void name(const void* x, const uint8_t* code, const float* scale, const float* bias,      \
+  PUBLIC void name(const void* x, const uint8_t* code, const float* scale, const void* bias,       \
                    void* y, int64_t rows, int64_t n, int64_t k, int64_t group, int bits) {         \
     dispatch<dtype>(Problem{x, code, scale, bias, y, rows, n, k, group}, bits);                    \
   }

@@ -177,8 +177,16 @@ def test_other_sizes_and_dtypes_are_refused() -> None:
         made().quantize(torch.ones(70, 9))
     with pytest.raises(LayerError, match="got Conv2d"):
         W8A16LinearLayer.from_float(nn.Conv2d(1, 1, 1))  # type: ignore[arg-type]
-    with pytest.raises(LayerError, match=r"got torch\.float64"):
-        made().to(torch.float64)
+    with pytest.raises(LayerError, match=r"got torch\.float8_e5m2"):
+        made().to(torch.float8_e5m2)
+    for sizes in ((8.5, 4), ("8", 4), (8, None)):
+        with pytest.raises(LayerError, match="Give both as integers"):
+            W8A16LinearLayer(*sizes)
+    with pytest.raises(LayerError, match=r"got bits=8\.0"):
+        W8A16LinearLayer(4, 4, bits=8.0)  # type: ignore[arg-type]
+    for group in (0, 2.0, "x"):
+        with pytest.raises(LayerError, match="group_size is positive"):
+            W8A16LinearLayer(4, 4, group_size=group)  # type: ignore[arg-type]
 
 
 def test_codes_beyond_the_format_are_refused() -> None:
@@ -189,6 +197,20 @@ def test_codes_beyond_the_format_are_refused() -> None:
             )
 
 
+def test_codes_scales_and_bias_that_make_no_layer_are_refused() -> None:
+    codes, scales = torch.ones(4, 8, dtype=torch.int8), torch.ones(4, 1)
+    cases = (
+        (codes.float(), scales, None, "Codes are integers"),
+        (codes[0], scales, None, "Codes are integers"),
+        (codes, torch.full((4, 1), float("nan")), None, "4 of 4 are NaN"),
+        (codes, scales, torch.ones(1), r"\(4,\); got \(1,\)"),
+        (codes, scales[:3], None, r"scales \(3, 1\)"),
+    )
+    for held, by, bias, said in cases:
+        with pytest.raises(LayerError, match=said):
+            W8A16LinearLayer.from_codes(held, by, bias, dtype=torch.float32)
+
+
 @pytest.mark.parametrize(("bits", "group"), SCHEMES, ids=IDS)
 def test_a_state_dict_is_reloaded_bit_for_bit(bits: int, group: int | None) -> None:
     layer, x = made(bits, group), torch.randn(5, 70)
@@ -197,13 +219,119 @@ def test_a_state_dict_is_reloaded_bit_for_bit(bits: int, group: int | None) -> N
     file.seek(0)
     fresh = W8A16LinearLayer(70, 9, dtype=torch.float32, bits=bits, group_size=group)
     fresh.load_state_dict(torch.load(file, weights_only=True))
-    assert set(layer.state_dict()) == {"codes", "scales", "bias"}
+    assert set(layer.state_dict()) == {"codes", "scales", "bias", "_extra_state"}
     assert torch.equal(fresh(x), layer(x))
 
 
 def test_a_state_dict_of_other_bits_is_refused() -> None:
     with pytest.raises(LayerError, match=r"uint8 in 0\.codes"):
         nn.Sequential(made(8)).load_state_dict(nn.Sequential(made(4)).state_dict())
+
+
+@pytest.mark.parametrize(
+    ("width", "group", "found"), [(300, 100, r"\[4, 300, 128\]"), (299, 128, r"\[4, 300, 128\]")]
+)
+def test_a_state_dict_of_another_layout_is_refused(width: int, group: int, found: str) -> None:
+    saved = W8A16LinearLayer(300, 9, bits=4, dtype=torch.float32)
+    saved.quantize(torch.randn(9, 300))
+    layer = W8A16LinearLayer(width, 9, bits=4, group_size=group, dtype=torch.float32)
+    assert layer.codes.shape == saved.codes.shape
+    before = layer.codes.clone()
+    with pytest.raises(LayerError, match=f"got {found}"):
+        layer.load_state_dict(saved.state_dict())
+    assert torch.equal(layer.codes, before)
+    without = {k: v for k, v in layer.state_dict().items() if k != "_extra_state"}
+    with pytest.raises(RuntimeError, match="_extra_state"):
+        layer.load_state_dict(without)
+
+
+@pytest.mark.parametrize("assign", [False, True])
+def test_scales_of_another_dtype_are_loaded_as_float32(assign: bool) -> None:
+    layer, x = made(), torch.randn(3, 70)
+    rounded = {k: v.bfloat16() if k == "scales" else v for k, v in layer.state_dict().items()}
+    fresh = W8A16LinearLayer(70, 9, dtype=torch.float32)
+    fresh.load_state_dict(rounded, assign=assign)
+    assert fresh.scales.dtype == torch.float32
+    assert float((fresh(x) - layer(x)).norm() / layer(x).norm()) < 2**-8
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+def test_an_exported_program_is_converted(dtype: torch.dtype) -> None:
+    layer, x = made(), torch.randn(3, 70)
+    program = torch.export.export(nn.Sequential(layer), (x,)).module().to(dtype)
+    found = program(x.to(dtype)).float()
+    assert float((found - layer(x)).norm() / layer(x).norm()) < 2**-6
+
+
+def test_a_model_is_converted_to_float64_as_a_whole() -> None:
+    layer, x = made(), torch.randn(3, 70, dtype=torch.float64)
+    expected = x @ layer.dequantize().double().T
+    model = nn.Sequential(layer).double()
+    assert layer.bias is not None
+    torch.testing.assert_close(model(x), expected + layer.bias, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize(("bits", "group"), SCHEMES, ids=IDS)
+@pytest.mark.parametrize("backend", [None, "aot_eager"])
+def test_gradients_are_those_of_the_weights(
+    bits: int, group: int | None, backend: str | None
+) -> None:
+    layer = made(bits, group)
+    assert layer.bias is not None
+    layer.bias.requires_grad_(True)
+    bias = layer.bias.detach().clone().requires_grad_(True)
+    first, second = (torch.full((2, 3, 70), 0.5, requires_grad=True) for _ in range(2))
+    run = torch.compile(layer, backend=backend, fullgraph=True) if backend else layer
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        run(first).square().sum().backward()
+    F.linear(second, layer.dequantize(), bias).square().sum().backward()
+    assert first.grad is not None
+    torch.testing.assert_close(first.grad, second.grad, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(layer.bias.grad, bias.grad, rtol=1e-4, atol=1e-5)
+
+
+def test_gradients_pass_the_numerical_check_and_reach_earlier_layers() -> None:
+    layer = made().double()
+    x = torch.randn(2, 70, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(layer, (x,))
+    model = nn.Sequential(nn.Linear(8, 70), made())
+    model(torch.randn(2, 8)).sum().backward()
+    grad = model[0].weight.grad
+    assert isinstance(grad, torch.Tensor)
+    assert float(grad.abs().sum()) > 0
+    layer.scales.requires_grad_(True)
+    with pytest.raises(LayerError, match="Scales have no gradient"):
+        layer(x).sum().backward()
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+def test_autocast_is_that_of_a_float_layer(dtype: torch.dtype) -> None:
+    layer, plain = made(), nn.Linear(70, 9)
+    compiled = torch.compile(layer, backend="aot_eager", fullgraph=True)
+    for x in (torch.randn(3, 70), torch.randn(3, 70).to(dtype)):
+        with torch.autocast("cpu", dtype):
+            found = layer(x)
+            assert found.dtype == plain(x).dtype == dtype
+            assert torch.equal(compiled(x), found)
+        expected = layer(x.to(dtype).float())
+        assert float((found - expected).norm() / expected.norm()) < 2**-6
+    with torch.autocast("cpu", dtype), pytest.raises(LayerError, match="Inputs are"):
+        layer(torch.ones(3, 70, dtype=torch.int64))
+
+
+def test_inputs_on_another_device_are_refused() -> None:
+    layer = made().to("meta")
+    with pytest.raises(LayerError, match="inputs on cpu, codes on meta"):
+        layer(torch.ones(2, 70))
+    with pytest.raises(LayerError, match="inputs on meta, codes on cpu"):
+        made()(torch.ones(2, 70, device="meta"))
+    assert layer(torch.ones(2, 70, device="meta")).is_meta
+
+
+def test_weight_is_what_the_layer_computes_with() -> None:
+    layer = made(dtype=torch.bfloat16)
+    assert torch.equal(layer.weight, layer.dequantize().bfloat16())
 
 
 @pytest.mark.parametrize(("bits", "group"), SCHEMES, ids=IDS)

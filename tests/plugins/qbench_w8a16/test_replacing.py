@@ -68,6 +68,28 @@ def test_float_models_are_quantized_in_place() -> None:
     assert float((plain(x) - expected).norm() / expected.norm()) < 0.02
 
 
+@pytest.mark.parametrize("padded", [False, True])
+@pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors")
+def test_an_encoder_of_torch_calls_its_layers(padded: bool) -> None:
+    torch.manual_seed(0)
+    layer = nn.TransformerEncoderLayer(64, 4, 128, batch_first=True)
+    encoder = nn.TransformerEncoder(layer, 2).eval()
+    x = torch.randn(2, 5, 64)
+    mask = torch.zeros(2, 5, dtype=torch.bool)
+    mask[1, 3:] = padded
+    with torch.no_grad():
+        expected = encoder(x, src_key_padding_mask=mask)
+        assert len(replace_linears(encoder)) == 4
+        calls: list[int] = []
+        for module in encoder.modules():
+            if isinstance(module, W8A16LinearLayer):
+                module.register_forward_hook(lambda *_: calls.append(1))
+        found = encoder(x, src_key_padding_mask=mask)
+    assert len(calls) == 4
+    error = (found - expected)[~mask]
+    assert float(error.norm() / expected[~mask].norm()) < 0.02
+
+
 def test_what_is_no_plain_linear_layer_stays() -> None:
     shared = nn.Linear(4, 4)
     parts = nn.ModuleDict(
