@@ -6,9 +6,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from qbench_suite.errors import LayerError
+
 if TYPE_CHECKING:
     import torch
     from torch import nn
+
+    from qbench_suite.layers import QuantModule
 
 
 def _available(_: torch.device) -> str:
@@ -39,3 +43,16 @@ class LinearEntry:
     description: str = ""
     #: Whether the default grid holds it.
     default: bool = False
+    #: Makes the layer out of one that a policy has converted, for ``kernel: NAME`` in policies: of the
+    #: same weights bit for bit, whatever rule rounded them, on the device of that layer, which stays
+    #: as it is. Raises ``LayerError`` with the reason for a layer that it does not compute as the
+    #: converted one does. None: the entry is made out of float layers only.
+    adopt: Callable[[QuantModule], nn.Module] | None = None
+
+    def require(self, device: torch.device) -> None:
+        """Raise ``LayerError`` where it cannot run on ``device``."""
+        if reason := self.unavailable(device):
+            raise LayerError(
+                f"A linear layer runs where its libraries do; {self.name} does not: {reason}. Install "
+                "what it needs, or leave it out of --qbench-linears and of policies."
+            )

@@ -12,7 +12,7 @@ from qbench_suite import LinearMap, Role
 
 
 class QuantLinear(LinearMap, QuantLayer):
-    """``y = Q(x) · Q(W)ᵀ + b``, W quantized once, b float.
+    """``y = Q(x) · Q(W)ᵀ + b``, W quantized once, b float; by ``kernel`` where there is one.
 
     Roles: ``weight`` (out, in), channels ``out``, chunks along ``in``; ``input`` (…, in) of any
     rank, features on the last axis; ``output`` (…, out) only where a quantizer for it is given. NaN
@@ -22,6 +22,7 @@ class QuantLinear(LinearMap, QuantLayer):
     float_types = ("torch.nn.Linear", "timm.layers.linear.Linear")
     optional_roles = (Role.OUTPUT,)
     features = -1
+    takes_kernel = True
 
     def take(self, module: Any) -> None:
         """Weight, bias and sizes of ``module``."""
@@ -32,7 +33,9 @@ class QuantLinear(LinearMap, QuantLayer):
 
     def forward(self, x: Tensor) -> Tensor:
         """(…, in) → (…, out)."""
-        y = F.linear(self.quantize(Role.INPUT, "input", x), self.weight, self.bias)
+        x = self.read(x)
+        kernel = self.kernel
+        y = F.linear(x, self.weight, self.bias) if kernel is None else kernel(x)
         return self.quantize(Role.OUTPUT, "output", y)
 
     def patches(self, x: Tensor) -> Tensor:

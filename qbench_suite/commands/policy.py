@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 Row = tuple[str, ...]
 #: Columns that are left out where they would be empty.
-_OPTIONAL = ("act", "output", "statistics", "rounding")
+_OPTIONAL = ("act", "output", "statistics", "rounding", "kernel")
 
 
 def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -90,26 +90,31 @@ def _show(options: argparse.Namespace) -> int:
     if options.model is None:
         print_table(defaults(policy))
         return 0
-    survey, assignments, bits = _assigned(policy, options.model, manager)
-    print_table(site_rows(survey, assignments))
+    survey, assignments, bits, kernels = _assigned(policy, options.model, manager)
+    print_table(site_rows(survey, assignments, kernels))
     print(totals(survey, assignments, bits))
     return 0
 
 
 def _assigned(
     policy: Policy, model: str, manager: Manager
-) -> tuple[Survey, tuple[Assignment, ...], float | None]:
-    """The sites of a model, what ``policy`` gives each, and mean bits of a parameter then."""
+) -> tuple[Survey, tuple[Assignment, ...], float | None, dict[str, str]]:
+    """The sites of a model, what ``policy`` gives each, and mean bits of a parameter then.
+
+    Last, for each site that is given a kernel, why it is emulated all the same.
+    """
     import torch
 
     from qbench_suite.convert.assign import assign
+    from qbench_suite.convert.kernels import attach_kernels
     from qbench_suite.convert.survey import survey
     from qbench_suite.convert.swap import convert
     from qbench_suite.engine.effective_bits import parameter_bits
     from qbench_suite.engine.pool import ModelPool
     from qbench_suite.scaling.compiling import eager
 
-    loaded = ModelPool(manager, 0, torch.device("cpu")).get(model)
+    device = torch.device("cpu")
+    loaded = ModelPool(manager, 0, device).get(model)
     images = torch.randn(1, *loaded.entry.input_size, generator=torch.Generator().manual_seed(0))
     found = survey(loaded.module, images, manager)
     assignments = assign(policy, found, manager)
@@ -117,7 +122,8 @@ def _assigned(
         folds = policy.fold_batch_norm
         converted = convert(loaded.module, found, assignments, fold_batch_norm=folds)
     bits = parameter_bits(loaded.module, converted.layers.values()).mean
-    return found, converted.assignments, bits
+    kernels = attach_kernels(converted, policy, device)
+    return found, converted.assignments, bits, kernels
 
 
 def defaults(policy: Policy) -> list[Row]:
@@ -128,7 +134,10 @@ def defaults(policy: Policy) -> list[Row]:
         rows.append((str(role), *(row if settings.quantized else ("float", "", ""))))
     from qbench_suite.layers import Role
 
-    rows.append(("weight rounding", policy.variants[0][Role.WEIGHT].rounding.value, "", ""))
+    weight = policy.variants[0][Role.WEIGHT]
+    rows.append(("weight rounding", weight.rounding.value, "", ""))
+    if weight.computed:
+        rows.append(("kernel", weight.kernel.value, "", ""))
     rows.append(("scope", policy.scope, "", ""))
     rows.append(("scales", "static" if policy.static else "dynamic", "", ""))
     for (key, overrides), variant in zip(
@@ -138,6 +147,7 @@ def defaults(policy: Policy) -> list[Row]:
             quantized = [
                 f"{r}={s.format.value}-{s.mode.value}"
                 + (f"/{s.rounding.value}" if s.rounded else "")
+                + (f" kernel={s.kernel.value}" if s.computed else "")
                 for r, s in variant.items()
                 if s.quantized
             ]
@@ -146,8 +156,13 @@ def defaults(policy: Policy) -> list[Row]:
     return rows
 
 
-def site_rows(survey: Survey, assignments: Iterable[Assignment]) -> list[Row]:
-    """A row a site: what each role is quantized to, or why the site stays float; with a heading."""
+def site_rows(
+    survey: Survey, assignments: Iterable[Assignment], kernels: Mapping[str, str]
+) -> list[Row]:
+    """A row a site: what each role is quantized to, or why the site stays float; with a heading.
+
+    ``kernels``: why each site that is given a kernel is emulated, empty where it is not.
+    """
     from qbench_suite.layers import Role
 
     heading = (
@@ -156,6 +171,7 @@ def site_rows(survey: Survey, assignments: Iterable[Assignment]) -> list[Row]:
         "multiply-adds %",
         *(str(role) for role in Role),
         "rounding",
+        "kernel",
         "why float",
     )
     rows = [heading]
@@ -163,8 +179,12 @@ def site_rows(survey: Survey, assignments: Iterable[Assignment]) -> list[Row]:
         share = 100 * a.site.multiply_adds / survey.multiply_adds if survey.multiply_adds else 0.0
         roles = [str(a.quantizers.get(role, "")) for role in Role]
         rounding = a.rounding.name if a.rounding else a.unrounded
+        kernel = ""
+        if a.kernel and a.site.name in kernels:
+            reason = kernels[a.site.name]
+            kernel = f"emulated: {reason}" if reason else a.kernel.name
         adds = f"{share:.2f}" if a.site.adds else ""
-        rows.append((a.site.name, a.site.type, adds, *roles, rounding, a.reason))
+        rows.append((a.site.name, a.site.type, adds, *roles, rounding, kernel, a.reason))
     kept = [
         column
         for column in zip(*rows, strict=True)

@@ -22,6 +22,7 @@ from qbench_suite.convert.resolve import Resolver, check_policy
 from qbench_suite.convert.sites import Site, Survey
 from qbench_suite.errors import PolicyError
 from qbench_suite.layers import LinearMap, QuantFunction, QuantModule, Role
+from qbench_suite.linears import LinearEntry
 from qbench_suite.manager import Manager
 from qbench_suite.scaling import Quantizer
 from qbench_suite.yaml_lines import Key
@@ -46,6 +47,10 @@ class Assignment:
     rounding: RoundingRule | None = None
     #: Why its weight is rounded to nearest, though the policy names another rule; else empty.
     unrounded: str = ""
+    #: What is to multiply with its weight, if it takes it; None for emulation.
+    kernel: LinearEntry | None = None
+    #: Where the policy names that.
+    kernel_key: Key = ()
 
 
 def assign(
@@ -88,10 +93,12 @@ def _assignment(
     reason = "" if quantizers else _why_float(settings, roles)
     if Role.WEIGHT not in quantizers:
         return Assignment(site, quantizers, reason)
-    rule = resolver.rounding(Role.WEIGHT, settings[Role.WEIGHT])
-    if rule is None or issubclass(site.twin, LinearMap):
-        return Assignment(site, quantizers, reason, rule)
-    return Assignment(site, quantizers, reason, None, f"nearest: {_NO_MAP}")
+    weight = settings[Role.WEIGHT]
+    rule, unrounded = resolver.rounding(Role.WEIGHT, weight), ""
+    if rule is not None and not issubclass(site.twin, LinearMap):
+        rule, unrounded = None, f"nearest: {_NO_MAP}"
+    kernel, key = resolver.kernel(weight), weight.kernel.key
+    return Assignment(site, quantizers, reason, rule, unrounded, kernel, key)
 
 
 def _exclusion(policy: Policy, site: Site) -> str:

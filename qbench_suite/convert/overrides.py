@@ -33,6 +33,7 @@ BASE_ROLES = (Role.WEIGHT, Role.INPUT)
 FormatName = Annotated[str | None, Field(min_length=1, examples=["fp8_e4m3"])]
 ModeName = Annotated[str | None, Field(min_length=1, examples=["channel"])]
 RangeName = Annotated[str | None, Field(min_length=1, examples=[ABSMAX])]
+KernelName = Annotated[str | None, Field(min_length=1, examples=["w8a16"])]
 RoundingName = Annotated[str | None, Field(min_length=1, examples=[NEAREST])]
 Size = Annotated[int | None, Field(gt=0, lt=_MAX_SIZE, examples=[128])]
 
@@ -46,6 +47,7 @@ class Setting(NamedTuple):
 
 
 _TO_NEAREST = Setting(NEAREST)
+_EMULATED = Setting(NONE)
 
 
 @dataclass(frozen=True)
@@ -57,11 +59,18 @@ class RoleSettings:
     range: Setting
     #: Of weights alone; all others go to the nearest value.
     rounding: Setting = _TO_NEAREST
+    #: What multiplies with them, of weights alone; by default the float arithmetic that emulates.
+    kernel: Setting = _EMULATED
 
     @property
     def rounded(self) -> bool:
         """Whether the role is quantized, by a rounding rule."""
         return self.quantized and self.rounding.value != NEAREST
+
+    @property
+    def computed(self) -> bool:
+        """Whether the role is quantized, and a kernel multiplies with it."""
+        return self.quantized and self.kernel.value != NONE
 
     @property
     def quantized(self) -> bool:
@@ -90,6 +99,7 @@ class Overrides(BaseModel):
     weight_chunk_size: Size = None
     weight_range: RangeName = None
     weight_rounding: RoundingName = None
+    kernel: KernelName = None
     input_format: FormatName = None
     input_mode: ModeName = None
     input_chunk_size: Size = None
@@ -151,7 +161,8 @@ class Overrides(BaseModel):
     def written(self) -> Iterator[tuple[str, Setting]]:
         """(``<role>_format``, ``_mode``, ``_range`` or ``_rounding``, its setting); later ones win.
 
-        ``format`` itself is among them, as ``same`` refers to it. Keys are relative to this entry.
+        ``kernel`` is among them, and ``format`` itself, as ``same`` refers to it. Keys are relative to
+        this entry.
         """
         if self.format is not None:
             yield "format", Setting(self.format, ("format",))
@@ -165,6 +176,8 @@ class Overrides(BaseModel):
                     yield target, Setting(value, (f"{prefix}{kind}",))
         if self.weight_rounding is not None:
             yield "weight_rounding", Setting(self.weight_rounding, ("weight_rounding",))
+        if self.kernel is not None:
+            yield "kernel", Setting(self.kernel, ("kernel",))
 
     def _values(self, prefix: str) -> Iterator[tuple[str, str]]:
         for kind in ("format", "mode", "range"):
@@ -216,6 +229,7 @@ def merged(levels: Iterable[tuple[Key, Overrides]]) -> Mapping[Role, RoleSetting
             found.get(f"{role}_mode", Setting(DEFAULT_MODE)),
             found.get(f"{role}_range", Setting(ABSMAX)),
             found.get(f"{role}_rounding", _TO_NEAREST),
+            found.get("kernel", _EMULATED) if role is Role.WEIGHT else _EMULATED,
         )
     return settings
 

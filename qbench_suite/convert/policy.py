@@ -112,7 +112,7 @@ class Policy(Overrides):
             )
         self._check_same()
         self._check_something_is_quantized()
-        self._check_something_is_rounded()
+        self._check_weights_are_quantized()
         return self
 
     def _check_same(self) -> None:
@@ -150,17 +150,23 @@ class Policy(Overrides):
                 "drop scales and calibration, or write for instance input_format",
             )
 
-    def _check_something_is_rounded(self) -> None:
-        """Raise where a rounding rule is named, and no weight that it holds for is quantized."""
+    def _check_weights_are_quantized(self) -> None:
+        """Raise where a rounding rule or a kernel is named, and no weight that it is for is quantized."""
         for (key, entry), variant in zip(self.entries(), self.variants, strict=True):
-            named = entry.weight_rounding not in (None, NEAREST)
-            if named and not (variant[Role.WEIGHT].rounded if key else self.rounds):
-                raise conflict(
-                    (*key, "weight_rounding"),
-                    "weights that are quantized are rounded",
-                    f"weight_rounding: {entry.weight_rounding}, and no format of weights",
-                    "write weight_format, for instance int4, or drop weight_rounding",
-                )
+            weights = [variant[Role.WEIGHT]] if key else [v[Role.WEIGHT] for v in self.variants]
+            for name, nothing, served in (
+                ("weight_rounding", NEAREST, any(weight.rounded for weight in weights)),
+                ("kernel", NONE, any(weight.computed for weight in weights)),
+            ):
+                value = getattr(entry, name)
+                if value not in (None, nothing) and not served:
+                    verb = "rounded" if nothing == NEAREST else "multiplied by a kernel"
+                    raise conflict(
+                        (*key, name),
+                        f"weights that are quantized are {verb}",
+                        f"{name}: {value}, and no format of weights",
+                        f"write weight_format, for instance int4, or drop {name}",
+                    )
 
     def entries(self) -> Iterator[tuple[Key, Overrides]]:
         """Where each entry stands, and the entry, in order of precedence; the policy itself first."""
@@ -194,6 +200,12 @@ class Policy(Overrides):
     def rounds(self) -> bool:
         """Whether any weight is rounded by a rule, so that calibration is needed."""
         return any(variant[Role.WEIGHT].rounded for variant in self.variants)
+
+    @property
+    def kernels(self) -> tuple[str, ...]:
+        """Every kernel that a site may get, sorted."""
+        weights = (variant[Role.WEIGHT] for variant in self.variants)
+        return tuple(sorted({weight.kernel.value for weight in weights if weight.computed}))
 
     @property
     def calibrated(self) -> bool:

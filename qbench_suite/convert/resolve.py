@@ -12,6 +12,7 @@ from qbench_suite.convert.policy import ACTIVATIONS, Policy
 from qbench_suite.errors import PolicyError, QBenchError
 from qbench_suite.formats import IntFormat
 from qbench_suite.layers.quantizing import Role
+from qbench_suite.linears import LinearEntry
 from qbench_suite.manager import Manager
 from qbench_suite.scaling import Axes, Mode, Quantizer
 
@@ -86,6 +87,26 @@ class Resolver:
             )
         return rule
 
+    def kernel(self, settings: RoleSettings) -> LinearEntry | None:
+        """What multiplies with weights of ``settings``; None for emulation, and where they stay float.
+
+        Raises ``PolicyError``, with the line, for a linear that is not registered, and for one that is
+        not made out of converted layers.
+        """
+        if not settings.computed:
+            return None
+        linears = self.manager.linears
+        entry = self._found(settings.kernel, linears.get)
+        if entry.adopt is None:
+            able = [name for name in linears.names() if linears.get(name).adopt]
+            raise self._error(
+                settings.kernel,
+                "a kernel takes over the codes of converted layers",
+                f"{entry.name}, which quantizes float layers by itself",
+                f"choose among {', '.join(able)}" if able else "drop kernel",
+            )
+        return entry
+
     def _found(self, setting: Setting, get: Callable[[str], T]) -> T:
         try:
             return get(setting.value)
@@ -110,6 +131,7 @@ def check_policy(policy: Policy, manager: Manager) -> None:
         for role, settings in variant.items():
             resolver.quantizer(role, settings)
             resolver.rounding(role, settings)
+            resolver.kernel(settings)
 
 
 @functools.cache

@@ -128,6 +128,9 @@ class Engine:
             match case:
                 case LinearCase():
                     return self.manager.linears.get(case.entry).unavailable(self.device)
+                case ModelCase():
+                    named = map(self.manager.linears.get, self.policy(case.policy).kernels)
+                    return next(filter(None, (e.unavailable(self.device) for e in named)), "")
                 case IntegerCase():
                     method = self.manager.integer_methods.get(case.method)
                     return method.misfit(self.pool.get(case.model).module)
@@ -276,13 +279,8 @@ class Engine:
             self.manager.datasets.get(self.settings.dataset)
 
     def _images(self, model: LoadedModel) -> Tensor:
-        images = reference_images(
-            self.manager,
-            model.entry,
-            self.dataset_of(model),
-            self.settings.batch,
-            self.settings.seed,
-        )
+        dataset, settings = self.dataset_of(model), self.settings
+        images = reference_images(self.manager, model.entry, dataset, settings.batch, settings.seed)
         return images.to(self.device)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import inspect
 import json
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -31,6 +31,8 @@ def identity(
     from qbench_suite import __version__
 
     assignments, source = converted.assignments, subject.source
+    layers = converted.layers.values()
+    kernels = {type(x.kernel) for x in layers if isinstance(x, LinearMap)}
     calibration = policy.calibration.model_dump(mode="json") if policy.calibrated else None
     facts: dict[str, Any] = {
         "versions": [__version__, torch.__version__],
@@ -39,7 +41,7 @@ def identity(
         "chosen images": [len(source.inputs), source.indices],
         "policy": [policy.digest, _named_quantizers(assignments)],
         "calibration": [calibration, list(_scales(converted)), *_rounded(converted)],
-        "plugins": dict(_sources(assignments)),
+        "plugins": dict(_sources(assignments, kernels)),
         "compliance rules": read_rules(settings.compliance).model_dump(mode="json"),
         "settings": [settings.seed, settings.eval_batch, settings.layerwise, settings.device],
     }
@@ -100,9 +102,11 @@ def _quantizers(assignment: Assignment) -> dict[str, str]:
     return found
 
 
-def _sources(assignments: tuple[Assignment, ...]) -> Iterator[tuple[str, str]]:
-    """File and digest of each class that quantizes: a mended plugin begins anew."""
-    kinds: set[type[Any]] = set()
+def _sources(
+    assignments: tuple[Assignment, ...], others: Collection[type[Any]] = ()
+) -> Iterator[tuple[str, str]]:
+    """File and digest of each class that quantizes, and of ``others``: a mended plugin begins anew."""
+    kinds = set(others)
     for assignment in assignments:
         if assignment.quantizers and assignment.site.twin is not None:
             kinds.add(assignment.site.twin)

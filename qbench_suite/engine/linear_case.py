@@ -66,11 +66,7 @@ def _in_dtype(linear: nn.Linear, dtype: str) -> nn.Linear:
 def run_linear_case(engine: Engine, case: LinearCase, row: LinearRow, timer: Timer) -> None:
     """Fill ``row``: error, bytes, latency and the ratios to the float layers, all in one run."""
     entry = engine.manager.linears.get(case.entry)
-    if reason := entry.unavailable(engine.device):
-        raise LayerError(
-            f"A linear layer runs where its libraries do; {entry.name} does not: {reason}. Install "
-            "what it needs, or leave it out of --qbench-linears."
-        )
+    entry.require(engine.device)
     row.out_features, row.in_features = case.lengths
     row.threads = torch.get_num_threads()
     layer = engine.linears.built(entry, case.dtype, case.lengths)

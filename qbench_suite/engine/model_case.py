@@ -11,6 +11,7 @@ from qbench_suite.calibration import calibrate
 from qbench_suite.compliance import ComplianceRules, ModelCompliance, read_rules
 from qbench_suite.convert.assign import Assignment, assign
 from qbench_suite.convert.coverage import measure_coverage
+from qbench_suite.convert.kernels import attach_kernels
 from qbench_suite.convert.swap import ConvertedModel, convert
 from qbench_suite.engine.effective_bits import (
     FLOAT_BITS,
@@ -25,6 +26,7 @@ from qbench_suite.engine.halving import Halving
 from qbench_suite.engine.identity import identity, rounding_facts
 from qbench_suite.engine.model_columns import (
     describe_compliance,
+    describe_kernels,
     describe_layers,
     describe_policy,
     describe_rounding,
@@ -66,6 +68,7 @@ def run_model_case(engine: Engine, case: ModelCase, row: ModelRow, timer: Timer)
     run.describe_coverage()
     run.describe_bits()
     run.check_compliance()
+    run.attach_kernels()
     run.evaluate()
     run.time(timer)
     _judge(engine, case, row, policy.name)
@@ -209,6 +212,11 @@ class _Run:
                 with found.watching(self.converted.layers, len(batch.images)):
                     self.converted(batch.images.to(self.engine.device))
         return found
+
+    def attach_kernels(self) -> None:
+        """What was emulated until now is computed where the policy says so, from the same codes."""
+        found = attach_kernels(self.converted, self.policy, self.engine.device)
+        describe_kernels(self.row, self.layers, self.assignments, found)
 
     def evaluate(self) -> None:
         """Accuracy and drift over all images."""

@@ -78,6 +78,21 @@ def describe_rounding(
     row.rounding_gain_db = sum(rounded.gain_db for rounded in found.values()) / len(found)
 
 
+def describe_kernels(
+    row: ModelRow,
+    rows: Mapping[str, ModelLayerRow],
+    assignments: Iterable[Assignment],
+    reasons: Mapping[str, str],
+) -> None:
+    """Which layers a kernel computes, and why others that it was named for are emulated."""
+    for assignment in assignments:
+        name = assignment.site.name
+        if assignment.kernel is not None and name in reasons:
+            rows[name].kernel = "" if reasons[name] else assignment.kernel.name
+            rows[name].kernel_reason = reasons[name]
+    row.kernel_layers = sum(not reason for reason in reasons.values())
+
+
 def describe_tally(row: EvaluatedRow, tally: Tally) -> None:
     """Accuracy of both models, how they differ, and what could not be read."""
     accuracy, reference, drift = tally.accuracy, tally.reference, tally.drift

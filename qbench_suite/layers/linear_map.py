@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Callable
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
-from qbench_suite.layers.quantizing import Quantized, Quantizing, Role
+from qbench_suite.layers.quantizing import Quantized, Quantizing, Role, RoleQuantizers
 
 
 class LinearMap(Quantizing):
@@ -22,6 +24,14 @@ class LinearMap(Quantizing):
     weight: Tensor
     bias: Tensor | None
     groups: int = 1
+    #: Whether the layer calls ``kernel``, whose inputs and outputs are then vectors, on the last axis.
+    takes_kernel: ClassVar[bool] = False
+
+    def set_up(self, quantizers: RoleQuantizers, feature_axis: int | None) -> None:
+        """As every layer does; nothing but the layer itself multiplies yet."""
+        super().set_up(quantizers, feature_axis)
+        #: What gives ``W · x + b`` in place of float arithmetic, for x as ``read`` gives it.
+        self.kernel: Callable[[Tensor], Tensor] | None = None
 
     @abstractmethod
     def patches(self, x: Tensor) -> Tensor:
@@ -46,7 +56,11 @@ class LinearMap(Quantizing):
 
     @torch.no_grad()
     def set_weight(self, values: Tensor) -> None:
-        """Compute with these rows (out, in) from now on, whose scales stay those of the record."""
+        """Compute with these rows (out, in) from now on, whose scales stay those of the record.
+
+        A kernel, whose codes are those of other rows, is given up.
+        """
+        self.kernel = None
         self.weight_record().result.values.copy_(values)
         self.lay_rows(values, self.weight)
 

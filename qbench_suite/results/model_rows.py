@@ -46,6 +46,10 @@ class ModelRow(EvaluatedRow):
         "mean over the layers with a rounding rule of rounding_sqnr_db − rounding_sqnr_before_db, see model_layers",
         "dB",
     )
+    kernel_layers: int | None = column(
+        "layers that a kernel computes, whose names table model_layers has; all others are emulated",
+        "layers",
+    )
     calibration: str = column(
         "dataset, number of images and seed that static scales and rounding come from", default=""
     )
@@ -109,6 +113,13 @@ class ModelLayerRow(DetailRow):
         "dB",
     )
     rounding_sqnr_db: float | None = column("the same with Q as the rule rounds it", "dB")
+    kernel: str = column(
+        "linear layer of low precision that computes it, with the same weights; empty where it is emulated",
+        default="",
+    )
+    kernel_reason: str = column(
+        "why it is emulated though the policy names a kernel; empty otherwise", default=""
+    )
     multiply_adds: int | None = column("multiply-adds of one image", "multiply-adds")
     coverage: float | None = column("share of them with at least one quantized operand")
     weight_bits: float | None = column(

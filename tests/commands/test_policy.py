@@ -83,6 +83,34 @@ def test_show_says_how_weights_are_rounded(
     assert rows["norm"][-1] == "nearest: what it reads is not multiplied with one weight"
 
 
+def test_show_says_which_layers_a_kernel_computes(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    file = tmp_path / "kernels.yaml"
+    file.write_text(
+        "weight_format: int8\nweight_mode: channel\nkernel: w8a16\n"
+        "layers:\n  head: {kernel: none}\n  blocks.0.mlp.fc1: {weight_mode: tensor}\n"
+    )
+    assert main(["policy", "show", str(file)]) == 0
+    rows = table(capsys.readouterr().out)
+    assert rows["kernel"] == ["w8a16"]
+    assert rows["layers: blocks.0.mlp.fc1"] == ["weight=int8-tensor kernel=w8a16"]
+    assert rows["layers: head"] == ["weight=int8-channel"]
+    assert main(["policy", "show", str(file), "--model", "vit"]) == 0
+    rows = table(capsys.readouterr().out)
+    assert rows["layer"][-2:] == ["kernel", "why float"]
+    assert rows["blocks.0.mlp.fc2"][-1] == "w8a16"
+    assert rows["head"][-1] == "int8-channel"
+    assert rows["blocks.0.mlp.fc1"][-1] == (
+        "emulated: its scales lie along the inputs of each output; those of this layer are tensor"
+    )
+    assert rows["patch_embed.proj"][-1] == "emulated: kernels compute linear layers; this is Conv2d"
+    file.write_text("weight_format: int8\nkernel: w8a16\n")
+    assert main(["policy", "check", str(file)]) == 0
+    assert main(["policy", "check", str(file), "--model", "vit"]) == 2
+    assert "line 2: a kernel computes a layer of the model" in capsys.readouterr().err
+
+
 def test_show_of_the_float_policy_reaches_nothing(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["policy", "show", "fp32", "--model", "vit"]) == 0
     out = capsys.readouterr().out

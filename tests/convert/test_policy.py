@@ -420,6 +420,8 @@ def test_the_manual_names_every_key() -> None:
         "\nformat: bf16\nmode: channel\n",
         "format: int8\n\n\ncalibration: {images: 3}\n",
         "format: int8\nlayers:\n  head: none\n\n\nexclude: [head]\n",
+        "weight_format: int8\n\nkernel: w8a61\n",
+        "weight_format: int8\n\n\nkernel: torchao.int8wo\n",
     ],
 )
 def test_mistakes_read_as_the_manual_shows(tmp_path: Path, manager: Manager, text: str) -> None:

@@ -93,6 +93,14 @@ def test_rounding_rules_are_those_of_the_policies_named_after_them() -> None:
         assert (weight.rounding.value, weight.range.value) == (rule, "mse")
 
 
+def test_kernels_are_those_of_the_policies_named_after_them() -> None:
+    kernels = {entry.name: read_policy(entry.path).kernels for entry in ENTRIES}
+    assert {name: found for name, found in kernels.items() if found} == {
+        "w8a16": ("w8a16",),
+        "w4a16": ("w4a16",),
+    }
+
+
 def test_the_mixed_policy_mixes() -> None:
     policy = read_policy(FOLDER / "mixed_fp8_fp4.yaml")
     assert policy.formats == ("fp4_e2m1", "fp8_e4m3")
