@@ -29,7 +29,7 @@ def examine(manager: Manager) -> list[Finding]:
     findings = [Finding("python", platform.python_version())]
     findings += [_library(name) for name in ("qbench-suite", *_LIBRARIES)]
     findings += _devices()
-    findings.append(_compiler())
+    findings += [_compiler(), _kernels()]
     findings += _unavailable(manager)
     findings += [
         Finding(f"plugin {plugin.owner}", ", ".join(plugin.hooks) or "no hooks")
@@ -76,11 +76,17 @@ def _devices() -> list[Finding]:
 
 
 def _unavailable(manager: Manager) -> list[Finding]:
-    """Linear layers of the default grid whose cases are skipped on the CPU."""
+    """Linear layers and norm kernels of the default grid whose cases are skipped on the CPU."""
     import torch
 
-    reasons = {e.name: e.unavailable(torch.device("cpu")) for e in manager.linears if e.default}
-    return [Finding(f"linear {n}", reason, "note") for n, reason in reasons.items() if reason]
+    cpu = torch.device("cpu")
+    reasons = [(f"linear {e.name}", e.unavailable(cpu)) for e in manager.linears if e.default]
+    reasons += [
+        (f"norm kernels of {k.provider}", k.unavailable(cpu))
+        for k in manager.norm_kernels
+        if k.default
+    ]
+    return [Finding(what, why, "note") for what, why in dict.fromkeys(reasons) if why]
 
 
 def _compiler() -> Finding:
@@ -91,3 +97,21 @@ def _compiler() -> Finding:
         return Finding("C++ compiler", path)
     remedy = "none; kernels run uncompiled, with the same bits but slower; install g++ or clang++"
     return Finding("C++ compiler", remedy, "note")
+
+
+def _kernels() -> Finding:
+    import torch
+
+    from qbench_suite.errors import KernelError
+    from qbench_suite.gpu import nvrtc, toolkit
+
+    try:
+        said = f"NVRTC {nvrtc.version()} compiles them"
+    except KernelError as error:
+        return Finding("CUDA kernels", str(error), "note")
+    if toolkit.headers() is None:
+        said += ", without CUDA's headers; pip install nvidia-cuda-runtime, or set CUDA_HOME"
+        return Finding("CUDA kernels", said, "note")
+    if not torch.cuda.is_available():
+        return Finding("CUDA kernels", f"{said}; no device runs them", "note")
+    return Finding("CUDA kernels", said)

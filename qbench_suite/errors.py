@@ -14,6 +14,9 @@
     ├── ModelError (ValueError)           a model or checkpoint that cannot be used
     ├── PolicyError (ValueError)          a policy that cannot be read, or does not fit its model
     ├── ConversionError (RuntimeError)    a model that cannot be converted or run converted
+    ├── KernelError (RuntimeError)        a kernel that cannot be compiled, loaded or launched
+    │   ├── DeviceError (ValueError)  tensors on a device that a kernel does not run on
+    │   └── LaunchError               a launch that the device does not allow
     ├── DatasetError (ValueError)         a dataset that cannot be used
     │   └── BrokenImageError          one image of it that cannot be read
     ├── SelectionError (ValueError)       options that select no case
@@ -63,6 +66,18 @@ class LayerError(QBenchError, ValueError):
 
 class ModelError(QBenchError, ValueError):
     """A model or a checkpoint cannot be built, read or run."""
+
+
+class KernelError(QBenchError, RuntimeError):
+    """A kernel cannot be compiled, loaded or launched."""
+
+
+class DeviceError(KernelError, ValueError):
+    """Tensors are on a device that a kernel does not run on, or on several."""
+
+
+class LaunchError(KernelError):
+    """A kernel is launched in a shape, or with arguments, that the device or the kernel refuses."""
 
 
 class DatasetError(QBenchError, ValueError):

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from qbench_suite.layers import QuantFunction, QuantModule
     from qbench_suite.linears import LinearEntry
     from qbench_suite.models import ModelEntry
+    from qbench_suite.norms import NormKernel
     from qbench_suite.policies import PolicyEntry
     from qbench_suite.registry import Family
     from qbench_suite.scaling import Mode, RangeRule
@@ -67,6 +68,11 @@ def qbench_register_linears(register: Callable[[LinearEntry], None]) -> None:
 @hookspec
 def qbench_register_integer_methods(register: Callable[[IntegerMethod], None]) -> None:
     """Call ``register`` on each way to run a model in integers."""
+
+
+@hookspec
+def qbench_register_norm_kernels(register: Callable[[NormKernel], None]) -> None:
+    """Call ``register`` on each kernel of a normalization."""
 
 
 @hookspec

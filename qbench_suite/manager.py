@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from qbench_suite.layers import QuantFunction, QuantModule
     from qbench_suite.linears import LinearEntry
     from qbench_suite.models import ModelEntry
+    from qbench_suite.norms import NormKernel
     from qbench_suite.scaling import Mode, RangeRule
 
 ENTRY_POINT_GROUP = "qbench"
@@ -58,6 +59,7 @@ class Manager:
         self.rounding_rules: Registry[RoundingRule] = Registry("rounding rule")
         self.linears: Registry[LinearEntry] = Registry("linear")
         self.integer_methods: Registry[IntegerMethod] = Registry("integer method")
+        self.norm_kernels: Registry[NormKernel] = Registry("norm kernel")
         self.policies: Registry[PolicyEntry] = Registry("policy")
         self.models: Registry[ModelEntry] = Registry("model")
         self.datasets: Registry[DatasetEntry] = Registry("dataset")

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import types
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
-from qbench_suite import LinearEntry, Manager, hookimpl
+from qbench_suite import NORM_OPERATIONS, KernelError, LinearEntry, Manager, NormKernel, hookimpl
 from qbench_suite.doctor import examine
 from qbench_suite.registry import Owner
 
@@ -68,3 +69,54 @@ def test_default_layers_that_are_missing_are_notes() -> None:
         manager.linears.register(entry, Owner("test"))
     found = {f.what: f for f in examine(manager) if f.what.startswith("linear ")}
     assert {what: (f.grade, f.state) for what, f in found.items()} == {"linear a": ("note", "no a")}
+
+
+def test_cuda_kernels_are_a_note_without_nvrtc(monkeypatch: pytest.MonkeyPatch) -> None:
+    def missing() -> str:
+        raise KernelError("NVRTC is missing; install it.")
+
+    monkeypatch.setattr("qbench_suite.gpu.nvrtc.version", missing)
+    (finding,) = [f for f in examine(Manager()) if f.what == "CUDA kernels"]
+    assert (finding.grade, finding.state) == ("note", "NVRTC is missing; install it.")
+
+
+@pytest.mark.parametrize(
+    ("headers", "device", "grade", "state"),
+    [
+        (True, True, "ok", "NVRTC 13.2 compiles them"),
+        (True, False, "note", "NVRTC 13.2 compiles them; no device runs them"),
+        (False, True, "note", "pip install nvidia-cuda-runtime"),
+    ],
+)
+def test_cuda_kernels_need_headers_and_a_device(
+    monkeypatch: pytest.MonkeyPatch, headers: bool, device: bool, grade: str, state: str
+) -> None:
+    monkeypatch.setattr("qbench_suite.gpu.nvrtc.version", lambda: "13.2")
+    monkeypatch.setattr(
+        "qbench_suite.gpu.toolkit.headers", lambda: Path("include") if headers else None
+    )
+    monkeypatch.setattr("torch.cuda.is_available", lambda: device)
+    (finding,) = [f for f in examine(Manager()) if f.what == "CUDA kernels"]
+    assert finding.grade == grade
+    assert state in finding.state
+
+
+def test_default_norm_kernels_that_are_missing_are_a_note_a_provider() -> None:
+    manager = Manager()
+    for name in ("rms_norm", "layer_norm"):
+        operation = NORM_OPERATIONS[name]
+        for provider, default, reason in (
+            ("a", True, "no a"),
+            ("b", False, "no b"),
+            ("c", True, ""),
+        ):
+            kernel = NormKernel(
+                provider=provider,
+                operation=operation,
+                prepare=operation.eager,
+                default=default,
+                unavailable=lambda _, reason=reason: reason,
+            )
+            manager.norm_kernels.register(kernel, Owner("test"))
+    found = [(f.what, f.state) for f in examine(manager) if f.what.startswith("norm ")]
+    assert found == [("norm kernels of a", "no a")]

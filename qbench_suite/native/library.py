@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-import contextlib
 import ctypes
 import functools
 import hashlib
 import importlib
 import os
-import tempfile
 import warnings
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from filelock import FileLock
-
+from qbench_suite.native.cache import build_once, cache_folders
 from qbench_suite.native.compiler import Compiler, find_compiler, processor
 
 #: Contraction would make the rounding of float code depend on the compiler.
@@ -66,13 +62,14 @@ def _load(
     reason = _no_compiler()
     # A library is given the OpenMP runtime that is loaded already: it has to be torch's.
     importlib.import_module("torch")
-    for folder in _folders() if compiler else ():
+    for folder in cache_folders("native") if compiler else ():
         assert compiler is not None
         try:
-            path, reason = _built(library, compiler, folder)
-            if path is None:
-                break
+            path = _built(library, compiler, folder)
             return ctypes.CDLL(str(path)), "", path
+        except _BuildError as error:
+            reason = str(error)
+            break
         except (OSError, NotImplementedError) as error:  # the latter: a filesystem without locks
             reason = f"it cannot be kept in {folder}, or loaded from there: {error}"
     warnings.warn(
@@ -89,63 +86,24 @@ def _no_compiler() -> str:
     return "no C++ compiler was found; install g++, or name one in CXX"
 
 
-def cache_folder() -> Path:
-    """Where built libraries are kept: ``QBENCH_CACHE``, else ``qbench_suite`` in the user's cache."""
-    if chosen := os.environ.get("QBENCH_CACHE"):
-        return Path(chosen) / "native"
-    base = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-    return Path(base).expanduser() / "qbench_suite" / "native"
+class _BuildError(Exception):
+    """The compiler refused; the message says why."""
 
 
-#: Folders of this process alone; they go when it ends.
-_temporary: list[tempfile.TemporaryDirectory[str]] = []
-
-
-def _folders() -> Iterator[Path]:
-    """Where a library may be kept; a cache that cannot be written or run from costs only seconds."""
-    yield cache_folder()
-    with contextlib.suppress(OSError):  # nowhere to write at all: what the cache said stands
-        _temporary.append(tempfile.TemporaryDirectory(prefix="qbench-native-"))
-        yield Path(_temporary[-1].name)
-
-
-def _built(library: NativeLibrary, compiler: Compiler, folder: Path) -> tuple[Path | None, str]:
-    """The library's file in ``folder``, built where it is not there yet, else None and why."""
+def _built(library: NativeLibrary, compiler: Compiler, folder: Path) -> Path:
+    """The library's file in ``folder``, built where it is not there yet."""
     target = folder / f"{library.source.stem}-{_key(library, compiler)}.so"
-    if _intact(target):
-        return target, ""
-    folder.mkdir(parents=True, exist_ok=True)
-    with FileLock(f"{target}.lock"):
-        if _intact(target):
-            return target, ""
-        part = target.with_suffix(f".{os.getpid()}.part")
-        try:
-            if reason := compiler.build(library.source, part, _FLAGS, library.arch):
-                return None, f"it does not compile: {reason}"
-            _digest_file(target).write_text(_digest(part), encoding="ascii")
-            part.replace(target)
-        finally:
-            part.unlink(missing_ok=True)
-    return target, ""
+
+    def build(part: Path) -> dict[str, str]:
+        if reason := compiler.build(library.source, part, _FLAGS, library.arch):
+            raise _BuildError(f"it does not compile: {reason}")
+        return {"compiler": compiler.version}
+
+    build_once(target, build)
+    return target
 
 
 def _key(library: NativeLibrary, compiler: Compiler) -> str:
     source = library.source.read_text(encoding="utf-8")
     parts = (source, *_FLAGS, library.arch, *compiler.command, compiler.version, processor())
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:16]
-
-
-def _intact(target: Path) -> bool:
-    """Whether the library is there, whole: loading a truncated one would end the process."""
-    try:
-        return _digest_file(target).read_text(encoding="ascii") == _digest(target)
-    except (OSError, UnicodeDecodeError):
-        return False
-
-
-def _digest_file(target: Path) -> Path:
-    return target.with_suffix(".sha256")
-
-
-def _digest(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import stat
@@ -14,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from qbench_suite import NativeLibrary
+from qbench_suite.native import cache as files
 from qbench_suite.native import library as module
 from qbench_suite.native.compiler import _compiler, find_compiler
 
@@ -129,13 +131,13 @@ def test_a_damaged_file_is_built_again(source: Path, damage: str) -> None:
         {"half": data[: len(data) // 2], "empty": b"", "other": b"\x7fELF" * 99}.get(damage, data)
     )
     if damage == "no digest":
-        module._digest_file(path).unlink()
+        files._notes(path).unlink()
     done = child(
         f"from pathlib import Path; from qbench_suite import NativeLibrary;"
         f"print(NativeLibrary(Path({str(source)!r})).load().answer())"
     )
     assert (done.returncode, done.stdout) == (0, "42\n"), done.stderr
-    assert module._intact(path)
+    assert files.kept(path) is not None
 
 
 @needs_compiler
@@ -147,7 +149,7 @@ def test_a_file_that_is_whole_and_does_not_load_is_built_elsewhere(
     target = cache / f"small-{module._key(NativeLibrary(source), compiler)}.so"
     cache.mkdir(parents=True)
     target.write_bytes(b"of another machine")
-    module._digest_file(target).write_text(module._digest(target), encoding="ascii")
+    files._notes(target).write_text(json.dumps({"sha256": files._digest(target)}), encoding="utf-8")
     library = NativeLibrary(source)
     assert loaded(library) == 42
     assert library.path is not None
@@ -186,7 +188,7 @@ def test_a_whole_library_is_loaded_without_a_lock(
 ) -> None:
     path = NativeLibrary(source).path
     module._load.cache_clear()
-    monkeypatch.setattr(module, "FileLock", None)
+    monkeypatch.setattr(files, "FileLock", None)
     assert NativeLibrary(source).path == path
 
 
@@ -232,7 +234,7 @@ def test_a_compiler_that_makes_nothing_is_named(
     with pytest.warns(RuntimeWarning, match="runs as slower Python code"):
         assert library.load() is None
     assert library.reason.endswith("true: the compiler made nothing")
-    assert not list(cache.glob("*.sha256"))
+    assert not list(cache.glob("*.json"))
 
 
 @pytest.mark.parametrize("off", ["0", "false", "No", "OFF"])

@@ -1,0 +1,28 @@
+// Asynchronous copies: done when they are waited for, so that a wait too few shows.
+#pragma once
+
+#include "machine.h"
+
+namespace qb_host {
+
+static std::vector<Copy>& copies_of(const Fiber* fiber) {
+    return machine.copies[static_cast<size_t>(fiber - machine.fibers.data())];
+}
+
+static void copy_async(void* to, const void* from, size_t bytes) {
+    copies_of(machine.running).push_back({to, from, bytes, machine.running->batch});
+}
+
+static void commit_copies() { ++machine.running->batch; }
+
+static void wait_for_copies(unsigned pending) {
+    std::vector<Copy>& copies = copies_of(machine.running);
+    size_t left = 0;
+    for (const Copy& copy : copies) {
+        if (copy.batch + pending < machine.running->batch) memcpy(copy.to, copy.from, copy.bytes);
+        else copies[left++] = copy;
+    }
+    copies.resize(left);
+}
+
+}  // namespace qb_host
