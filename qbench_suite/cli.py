@@ -28,6 +28,7 @@ _KINDS = (
     "roundings",
     "linears",
     "integers",
+    "norms",
     "datasets",
     "cases",
     "columns",

@@ -37,6 +37,7 @@ def rows(manager: Manager, kind: str, filters: Filters) -> Rows:
         "roundings": _roundings,
         "linears": _linears,
         "integers": _integers,
+        "norms": _norms,
         "datasets": _datasets,
         "cases": _cases,
     }
@@ -166,6 +167,24 @@ def _integers(manager: Manager, _: Filters) -> Rows:
     return [("integer method", "default", "models", "description", "owner"), *body]
 
 
+def _norms(manager: Manager, _: Filters) -> Rows:
+    import torch
+
+    known, device = manager.norm_kernels, torch.device("cpu")
+    body = [
+        (
+            k.name,
+            "yes" if k.default else "",
+            ", ".join(k.dtypes),
+            k.description or k.operation.description,
+            k.unavailable(device),
+            str(known.owner(k.name)),
+        )
+        for k in known
+    ]
+    return [("norm kernel", "default", "dtypes", "description", "missing", "owner"), *body]
+
+
 def _datasets(manager: Manager, _: Filters) -> Rows:
     body = [(e.name, str(e.num_classes or ""), e.description) for e in manager.datasets]
     body += [(f, "", str(manager.datasets.owner(f))) for f in manager.datasets.families()]
@@ -208,6 +227,7 @@ def _cases(manager: Manager, filters: Filters) -> Rows:
         *engine.quantizer_cases(chosen),
         *(engine.linear_cases(chosen) if chosen.concerns("linears") else ()),
         *(engine.integer_cases(chosen) if chosen.concerns("integers") else ()),
+        *(engine.norm_cases(chosen) if chosen.concerns("norms") else ()),
     ]
     return [("table", "case"), *((case.table, case.id) for case in cases)]
 

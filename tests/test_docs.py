@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from qbench_suite.engine import Engine, LayerCase, LinearCase, Settings
+from qbench_suite.engine import Engine, LayerCase, LinearCase, NormCase, Settings
 from qbench_suite.engine.grid import FormatCase, Selection
 from qbench_suite.layers import Role, resolve_function
 from qbench_suite.manager import default_manager
@@ -61,9 +61,22 @@ def test_each_plugin_snippet_loads_and_its_entries_run(text: str, tmp_path: Path
                     assert engine.unavailable(case) == ""
                     row = engine.run(case, RoundTimer(1, 0))
                     assert row.outcome == "passed", row.reason
+        run_norm_kernels(engine, str(file))
         for mode in manager.modes.names():
             if manager.modes.owner(mode).module == str(file):
                 case = LayerCase("vit", "fp8_e4m3", mode, "head")
+                row = engine.run(case, RoundTimer(1, 0))
+                assert row.outcome == "passed", row.reason
+
+
+def run_norm_kernels(engine: Engine, module: str) -> None:
+    """Measure each norm kernel of ``module`` that runs here on a small shape."""
+    known = engine.manager.norm_kernels
+    for kernel in known:
+        if known.owner(kernel.name).module == module:
+            shape = "x".join(["4"] * (kernel.operation.rank - 1) + ["64"])
+            case = NormCase(kernel.provider, kernel.operation.name, shape, "float32", "fp32")
+            if engine.unavailable(case) == "":
                 row = engine.run(case, RoundTimer(1, 0))
                 assert row.outcome == "passed", row.reason
 

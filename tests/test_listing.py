@@ -12,6 +12,7 @@ import pytest
 from torch import nn
 
 from qbench_suite import (
+    NORM_OPERATIONS,
     DatasetEntry,
     Family,
     IntegerMethod,
@@ -21,6 +22,7 @@ from qbench_suite import (
     Mode,
     ModelEntry,
     NameNotFoundError,
+    NormKernel,
     PerTensor,
     hookimpl,
 )
@@ -81,6 +83,7 @@ def manager() -> Manager:
         "roundings",
         "linears",
         "integers",
+        "norms",
         "datasets",
         "cases",
     ],
@@ -157,6 +160,28 @@ def test_linears_say_what_is_missing_here(manager: Manager) -> None:
     _, *cases = rows(manager, "cases", filters())
     assert ("linears", "a-bfloat16-4096x4096-2048") in cases
     assert not [case for table, case in cases if table == "linears" and case.startswith("b-")]
+
+
+def test_norm_kernels_say_what_is_missing_here(manager: Manager) -> None:
+    operation = NORM_OPERATIONS["rms_norm_int8_token"]
+    more: tuple[dict[str, Any], ...] = (
+        {"provider": "a", "description": "mine"},
+        {"provider": "b", "dtypes": ("float16",), "unavailable": lambda d: f"no {d}"},
+    )
+    for facts in more:
+        kernel = NormKernel(
+            operation=operation, prepare=operation.eager, default=facts["provider"] == "a", **facts
+        )
+        manager.norm_kernels.register(kernel, Owner("test"))
+    _, *body = rows(manager, "norms", filters())
+    name, owner = operation.name, str(Owner("test"))
+    assert body == [
+        (f"{name}:a", "yes", "float32, float16, bfloat16", "mine", "", owner),
+        (f"{name}:b", "", "float16", operation.description, "no cpu", owner),
+    ]
+    _, *cases = rows(manager, "cases", filters())
+    assert ("norms", f"a-{name}-1024x768-bfloat16") in cases
+    assert not [case for _, case in cases if case.startswith("b-")]
 
 
 def test_integer_methods_say_their_models(manager: Manager) -> None:

@@ -6,7 +6,6 @@ import functools
 import logging
 import time
 from collections.abc import Callable
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -38,9 +37,13 @@ from qbench_suite.engine.integer_case import run_integer_case
 from qbench_suite.engine.layer_case import run_layer_case
 from qbench_suite.engine.linear_case import LinearLayers, run_linear_case
 from qbench_suite.engine.model_case import run_model_case
+from qbench_suite.engine.norm_case import run_norm_case
+from qbench_suite.engine.norm_grid import NormCase, norm_cases
+from qbench_suite.engine.norm_problem import NormProblems
 from qbench_suite.engine.pool import LoadedModel, ModelPool
 from qbench_suite.engine.quantizer_case import run_quantizer_case
 from qbench_suite.engine.references import ReferenceStore
+from qbench_suite.engine.rows import Case, new_row
 from qbench_suite.engine.settings import Settings
 from qbench_suite.engine.subject import Subjects
 from qbench_suite.errors import (
@@ -60,13 +63,13 @@ from qbench_suite.results import (
     LayerRow,
     LinearRow,
     ModelRow,
+    NormRow,
     QuantizerRow,
     Row,
 )
 from qbench_suite.scaling import Quantizer, compiling
 from qbench_suite.timing import Timer
 
-Case = LayerCase | FormatCase | QuantizerCase | ModelCase | LinearCase | IntegerCase
 _LOG = logging.getLogger("qbench_suite")
 
 
@@ -85,6 +88,7 @@ class Engine:
         self.references = ReferenceStore(half, self._images)
         self.subjects = Subjects(self)
         self.linears = LinearLayers(self.device, self.settings.seed)
+        self.norms = NormProblems(self.device, self.settings.seed)
         #: Told a model case's id, how many images are done, and how many there are.
         self.progress: Callable[[str, int, int], None] = lambda *_: None
 
@@ -119,6 +123,10 @@ class Engine:
         read_rules(self.settings.compliance)
         return integer_cases(selection, self.manager)
 
+    def norm_cases(self, selection: Selection) -> list[NormCase]:
+        """The norm cases of the grid."""
+        return norm_cases(selection, self.manager, self.device)
+
     def unavailable(self, case: Case) -> str:
         """Why ``case`` is none for this machine or this model; empty where it can be measured.
 
@@ -128,6 +136,10 @@ class Engine:
             match case:
                 case LinearCase():
                     return self.manager.linears.get(case.entry).unavailable(self.device)
+                case NormCase():
+                    kernel = self.manager.norm_kernels.get(case.kernel)
+                    misfit = kernel.misfit(case.lengths, case.dtype)
+                    return kernel.unavailable(self.device) or misfit
                 case ModelCase():
                     named = map(self.manager.linears.get, self.policy(case.policy).kernels)
                     return next(filter(None, (e.unavailable(self.device) for e in named)), "")
@@ -152,7 +164,7 @@ class Engine:
         that a plugin's mistake could turn into the loss of other rows.
         """
         start = time.perf_counter()
-        row = self._new_row(case)
+        row = new_row(case, self.manager, self.settings)
         try:
             self._measure(case, row, timer)
         except Exception as error:
@@ -207,6 +219,8 @@ class Engine:
             named.append(f"{case.policy} is of {manager.policies.owner(case.policy)}")
         if isinstance(case, LinearCase):
             named.append(f"{case.entry} is of {manager.linears.owner(case.entry)}")
+        if isinstance(case, NormCase):
+            named.append(f"{case.kernel} is of {manager.norm_kernels.owner(case.kernel)}")
         if isinstance(case, IntegerCase):
             named.append(f"{case.method} is of {manager.integer_methods.owner(case.method)}")
         if isinstance(case, ModelCase | IntegerCase):
@@ -216,33 +230,6 @@ class Engine:
     def _owners_of_formats(self, case: Case) -> str:
         names = case.formats if isinstance(case, ModelCase) else (case.format,)
         return ", ".join(f"{name} is of {self.manager.formats.owner(name)}" for name in names)
-
-    def _new_row(self, case: Case) -> Row:
-        names = case.formats if isinstance(case, ModelCase) else (case.format,)
-        owners = dict.fromkeys(str(self.manager.formats.owner(name)) for name in names)
-        common: dict[str, Any] = {
-            "case": case.id,
-            "format": ";".join(names),
-            "format_owner": "; ".join(owners),
-            "device": self.settings.device,
-            "seed": self.settings.seed,
-        }
-        match case:
-            case LayerCase():
-                return LayerRow(**common, model=case.model, mode=case.mode, layer=case.layer)
-            case FormatCase():
-                return FormatRow(**common, distribution=case.distribution)
-            case QuantizerCase():
-                return QuantizerRow(**common, mode=case.mode)
-            case ModelCase():
-                return ModelRow(**common, model=case.model, policy=case.policy)
-            case LinearCase():
-                owner = str(self.manager.linears.owner(case.entry))
-                return LinearRow(
-                    **common, entry=case.entry, entry_owner=owner, dtype=case.dtype, rows=case.rows
-                )
-            case IntegerCase():
-                return IntegerRow(**common, model=case.model, method=case.method)
 
     def _measure(self, case: Case, row: Row, timer: Timer) -> None:
         match case, row:
@@ -258,6 +245,8 @@ class Engine:
                 run_linear_case(self, case, row, timer)
             case IntegerCase(), IntegerRow():
                 run_integer_case(self, case, row, timer)
+            case NormCase(), NormRow():
+                run_norm_case(self, case, row, timer)
 
     def _quantizer_of(self, spec: str) -> Quantizer | None:
         if spec == "none":

@@ -19,7 +19,9 @@ DISTRIBUTIONS = ("normal", "uniform", "laplace", "lognormal", "outliers")
 
 
 #: Tables of which options about others may leave no case: formats, for one, that no policy uses.
-_OF_THEIR_OWN = frozenset({"models", "linears", "integers"})
+_OF_THEIR_OWN = frozenset({"models", "linears", "integers", "norms"})
+#: Tables whose cases are of no model.
+_OF_NO_MODEL = frozenset({"linears", "norms"})
 
 
 def case_id(*parts: str) -> str:
@@ -119,17 +121,24 @@ class Selection:
     #: Comma list of numbers.
     linear_rows: str | None = None
     integers: str | None = None
+    #: Patterns of ``operation:provider``.
+    norms: str | None = None
+    #: Comma list of lengths joined by ``x``.
+    norm_shapes: str | None = None
+    #: Comma list of dtypes.
+    norm_dtypes: str | None = None
 
     def concerns(self, table: str) -> bool:
         """Whether the grid holds cases of ``table`` at all.
 
-        What names layers or modes, policies, linear layers or integer methods is about cases of these
-        alone; formats beside policies are those of layers too. Linear layers are of no model.
+        What names layers or modes, policies, linear layers, integer methods or norms is about cases of
+        these alone; formats beside policies are those of layers too. Linear layers and norms are of no
+        model.
         """
         asked = self._asked
         if any(asked.values()):
             return asked.get(table, asked["layers"])
-        return table != "linears" or self.models is None
+        return table not in _OF_NO_MODEL or self.models is None
 
     def asks_for(self, table: str) -> bool:
         """Whether options name what only cases of ``table`` have, so that none is a mistake."""
@@ -140,6 +149,7 @@ class Selection:
         """Tables, that of layers for every other, and whether what only they have is named."""
         policies = self.policies is not None
         linears = (self.linears, self.linear_sizes, self.linear_rows)
+        norms = (self.norms, self.norm_shapes, self.norm_dtypes)
         return {
             "layers": self.modes is not None
             or self.layers is not None
@@ -147,6 +157,7 @@ class Selection:
             "models": policies,
             "linears": any(names is not None for names in linears),
             "integers": self.integers is not None,
+            "norms": any(names is not None for names in norms),
         }
 
     def model_names(self, manager: Manager) -> list[str]:

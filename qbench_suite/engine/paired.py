@@ -7,7 +7,7 @@ from statistics import median
 from time import perf_counter
 
 from qbench_suite.results import LayerRow, ModelRow
-from qbench_suite.timing import Samples, Timer
+from qbench_suite.timing import Clock, Samples, Timer
 
 #: Rounds of what is timed without a timer of its own.
 _ROUNDS = 3
@@ -30,16 +30,22 @@ def time_paired(
 
 
 def time_beside(
-    call: Callable[[], object], others: Mapping[str, Callable[[], object]], timer: Timer
+    call: Callable[[], object],
+    others: Mapping[str, Callable[[], object]],
+    timer: Timer,
+    clock: Clock | None = None,
 ) -> tuple[Samples, dict[str, list[float]]]:
-    """Samples of ``call``, and the seconds of each of ``others`` just before each of its rounds."""
+    """Samples of ``call``, and the seconds of each of ``others`` just before each of its rounds.
+
+    ``clock``: what both are read from; without one, the wall clock.
+    """
     seconds: dict[str, list[float]] = {name: [] for name in others}
 
     def before() -> None:
         for name, other in others.items():
-            seconds[name].append(seconds_of(other))
+            seconds[name].append(seconds_of(other, clock or perf_counter))
 
-    samples = timer(call, before)
+    samples = timer(call, before, clock) if clock else timer(call, before)
     timed = len(samples.seconds)  # rounds of warm-up come before
     return samples, {name: all[len(all) - timed :] for name, all in seconds.items()}
 
@@ -51,8 +57,8 @@ def ratio(call: Callable[[], object], float_call: Callable[[], object]) -> float
     return median(seconds / float_seconds for float_seconds, seconds in rounds)
 
 
-def seconds_of(call: Callable[[], object]) -> float:
-    """Wall time of one call."""
-    start = perf_counter()
+def seconds_of(call: Callable[[], object], clock: Clock = perf_counter) -> float:
+    """Time of one call, by default on the wall clock."""
+    start = clock()
     call()
-    return perf_counter() - start
+    return clock() - start

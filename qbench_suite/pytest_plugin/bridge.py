@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
@@ -13,7 +14,7 @@ import pytest
 from qbench_suite.pytest_plugin.run import RUN
 
 if TYPE_CHECKING:
-    from qbench_suite.timing import Samples
+    from qbench_suite.timing import Clock, Samples
 
 
 class PedanticTimer:
@@ -24,7 +25,10 @@ class PedanticTimer:
         self._rounds = rounds
 
     def __call__(
-        self, function: Callable[[], object], before: Callable[[], object] | None = None
+        self,
+        function: Callable[[], object],
+        before: Callable[[], object] | None = None,
+        clock: Clock = time.perf_counter,
     ) -> Samples:
         from qbench_suite.timing import Samples
 
@@ -32,6 +36,8 @@ class PedanticTimer:
             if before:
                 before()
 
+        if clock is not time.perf_counter:  # pytest-benchmark takes another one from options only
+            self._benchmark._timer = clock
         self._benchmark.pedantic(
             function, setup=setup, rounds=self._rounds, warmup_rounds=1, iterations=1
         )

@@ -44,6 +44,18 @@ OPTIONS: dict[str, dict[str, Any]] = {
         "metavar": "NAMES",
         "help": f"methods by which whole models run in integers: {_PATTERNS}",
     },
+    "--qbench-norms": {
+        "metavar": "NAMES",
+        "help": f"norm kernels, OPERATION:PROVIDER: {_PATTERNS}",
+    },
+    "--qbench-norm-shapes": {
+        "metavar": "SHAPES",
+        "help": "comma list of shapes of norm cases like 2048x4096, with as many axes as an operation takes (default: each operation's own)",
+    },
+    "--qbench-norm-dtypes": {
+        "metavar": "NAMES",
+        "help": "comma list of dtypes of norm cases (default float32,bfloat16; float16 too on accelerators)",
+    },
     "--qbench-role": {
         "action": "append",
         "default": [],

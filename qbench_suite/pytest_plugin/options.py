@@ -16,7 +16,8 @@ if TYPE_CHECKING:
 
 #: Fixtures that a case file asks for to be parametrized over the grid.
 CASE_FIXTURES = frozenset(
-    f"{kind}_case" for kind in ("layer", "format", "quantizer", "model", "linear", "integer")
+    f"{kind}_case"
+    for kind in ("layer", "format", "quantizer", "model", "linear", "integer", "norm")
 )
 #: What ``--benchmark-json`` without a path holds until the run's folder is known.
 IN_RUN_FOLDER = Path("(folder of the run)") / "benchmark.json"
@@ -48,6 +49,9 @@ AXES = (
     "linear_sizes",
     "linear_rows",
     "integers",
+    "norms",
+    "norm_shapes",
+    "norm_dtypes",
 )
 
 

@@ -31,6 +31,7 @@ _WIDER = {
     "layers": "--qbench-models, --qbench-formats, --qbench-modes, --qbench-layers or --qbench-policies",
     "linears": "--qbench-linears or --qbench-formats",
     "integers": "--qbench-integers, --qbench-models or --qbench-formats",
+    "norms": "--qbench-norms, --qbench-norm-shapes, --qbench-norm-dtypes or --qbench-formats",
 }
 #: A run without plugins of the suite does not care for the order of these.
 _LAST = (1, "", ())

@@ -45,6 +45,8 @@ def _print_tables(terminal: pytest.TerminalReporter, tables: dict[str, pd.DataFr
         _print(terminal, "models in integers", _integers(tables["integers"]))
     if "linears" in tables:
         _print(terminal, "linear layers in low precision", _linears(tables["linears"]))
+    if "norms" in tables:
+        _print(terminal, "norm kernels", _norms(tables["norms"]))
     if "layers" in tables:
         _print(terminal, "format x mode over all layers", _by_format_and_mode(tables["layers"]))
         _print(terminal, f"worst {_WORST} layers", _worst(tables["layers"]))
@@ -125,6 +127,25 @@ def _linears(linears: pd.DataFrame) -> pd.DataFrame:
     }
     sizes = linears["out_features"].astype(str) + "x" + linears["in_features"].astype(str)
     table = linears.assign(size=sizes).sort_values(["size", "entry", "dtype", "rows"])
+    return table[list(columns)].rename(columns=columns)
+
+
+def _norms(norms: pd.DataFrame) -> pd.DataFrame:
+    columns = {
+        "operation": "operation",
+        "shape": "shape",
+        "dtype": "dtype",
+        "provider": "kernel",
+        "latency_ms": "latency_ms",
+        "gb_per_s": "gb_per_s",
+        "copy_share": "of_copy",
+        "speedup_torch": "over_torch",
+        "max_ulp": "ulp",
+        "torch_max_ulp": "torch_ulp",
+        "deterministic": "same_bits",
+        "outcome": "outcome",
+    }
+    table = norms.sort_values(["operation", "shape", "dtype", "provider"])
     return table[list(columns)].rename(columns=columns)
 
 

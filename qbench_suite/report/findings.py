@@ -178,7 +178,7 @@ def key_figures(run: Run) -> list[tuple[str, str, str]]:
     outcomes: Counter[str] = Counter()
     compliant: list[bool] = []
     unseen = 0
-    for name in ("models", "layers", "formats", "quantizers", "linears", "integers"):
+    for name in ("models", "layers", "formats", "quantizers", "linears", "integers", "norms"):
         if name in run.tables:
             outcomes.update(run.tables[name]["outcome"])
             known = run.tables[name]["compliant"].dropna().tolist()

@@ -16,6 +16,7 @@ from qbench_suite.report import (
     leads,
     linear_sections,
     model_sections,
+    norm_sections,
     notation,
 )
 from qbench_suite.report.run import Run, looked_at
@@ -103,6 +104,8 @@ def _of_arithmetic(run: Run) -> dict[str, Any]:
     return {
         "linear_cards": linear_sections.latency_cards(run),
         "linears": linear_sections.linear_table(run),
+        "norm_cards": norm_sections.bandwidth_cards(run),
+        "norms": norm_sections.norm_table(run),
         "integer_accuracy": integer_sections.accuracy_strips(run),
         "integer_stages": integer_sections.stage_strips(run),
         "integer_audits": integer_sections.audit_matrix(run),

@@ -203,7 +203,7 @@ def worst_table(run: Run) -> DataTable | None:
 def failed_table(run: Run) -> DataTable | None:
     """Cases of all tables but models that failed or could not be measured; None without any."""
     rows: list[dict[str, Any]] = []
-    for name in ("layers", "formats", "quantizers", "linears", "integers"):
+    for name in ("layers", "formats", "quantizers", "linears", "integers", "norms"):
         if name in run.tables:
             table = run.tables[name]
             rows += [{"table": name, **row} for row in records(table[table["outcome"] != "passed"])]

@@ -33,12 +33,15 @@ class Line:
 
 def chart(lines: Sequence[Line], name: str, x_label: str, y_label: str, alt: str) -> str:
     """The figure ``name`` of ``lines``, described by ``alt``."""
+    from matplotlib.ticker import LogLocator
+
     figure, axes = canvas(*_SIZE, left=46, right=_NAMES, top=10, bottom=36)
     axes.set_xscale("log", base=2)
     axes.set_yscale("log")
     ticks = sorted({x for line in lines for x, _ in line.points})
     axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
     axes.set_xticks([], minor=True)
+    axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
     axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
     axes.set_yticks([], minor=True)
     axes.set_xlabel(x_label, color=INK["muted"])

@@ -11,6 +11,7 @@ from qbench_suite.report.findings import findings, verdict
 from qbench_suite.report.integer_sections import integer_rows
 from qbench_suite.report.leads import lead
 from qbench_suite.report.linear_sections import linear_rows
+from qbench_suite.report.norm_sections import norm_rows, percent
 from qbench_suite.report.run import Record, Run
 
 #: GitHub shows at most 1 MiB a step.
@@ -33,6 +34,7 @@ def summary(run: Run) -> str:
         lines += _worst_table(worst_layers(run, _WORST))
     lines += _integer_table(integer_rows(run))
     lines += _linear_table(linear_rows(run))
+    lines += _norm_table(norm_rows(run))
     return "\n".join([*lines, ""])
 
 
@@ -156,6 +158,33 @@ def _linear_table(rows: Sequence[Record]) -> Iterator[str]:
         for row in rows[:_ROWS]
     ]
     yield from _table(headings, cells, 3)
+
+
+def _norm_table(rows: Sequence[Record]) -> Iterator[str]:
+    if not rows:
+        return
+    yield from ("Normalization kernels:", "")
+    headings = (
+        "operation", "kernel", "shape", "dtype", "latency (ms)", "GB/s", "of a copy (%)",
+        "over torch (×)", "error (ulp)", "torch's (ulp)", "outcome",
+    )  # fmt: skip
+    cells = [
+        [
+            row["operation"],
+            row["provider"],
+            row["shape"],
+            row["dtype"],
+            notation.significant(row["latency_ms"]),
+            notation.fixed(row["gb_per_s"], 1),
+            percent(row["copy_share"]),
+            notation.fixed(row["speedup_torch"]),
+            notation.fixed(row["max_ulp"]),
+            notation.fixed(row["torch_max_ulp"]),
+            row["outcome"],
+        ]
+        for row in rows[:_ROWS]
+    ]
+    yield from _table(headings, cells, 4)
 
 
 def _table(headings: Sequence[str], rows: Sequence[Sequence[str]], left: int) -> Iterator[str]:

@@ -26,6 +26,7 @@ _TESTS = {
     "quantizers": "cases/test_quantizers.py::test_quantizer",
     "linears": "cases/test_linear.py::test_linear",
     "integers": "cases/test_integer_vit.py::test_integer_vit",
+    "norms": "cases/test_norms.py::test_norm",
 }
 
 

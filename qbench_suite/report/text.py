@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from qbench_suite.report import arithmetic_text, notation, text_sections
+from qbench_suite.report import arithmetic_text, norm_text, notation, text_sections
 from qbench_suite.report.run import Record, Run, command
 from qbench_suite.report.shell import command_lines
 from qbench_suite.report.text_table import pair
@@ -20,11 +20,13 @@ _MORE_FACTS = ("python_version", "started_at", "plugins")
 def write_texts(run: Run) -> list[Path]:
     """Write ``MODEL/POLICY/comparison_report.txt`` for each model case; raises ``ResultsError``.
 
-    Linear and integer cases have a report a kind: ``linear_report.txt``, ``integer_report.txt``.
+    Linear, integer and norm cases have a report a kind: ``linear_report.txt``, ``integer_report.txt``,
+    ``norm_report.txt``.
     """
     texts = {path: comparison_report(run, row) for row, path in report_paths(run)}
     texts[Path("linear_report.txt")] = arithmetic_text.linear_report(run)
     texts[Path("integer_report.txt")] = arithmetic_text.integer_report(run)
+    texts[Path("norm_report.txt")] = norm_text.norm_report(run)
     return [write(run.folder / path, text) for path, text in texts.items() if text]
 
 

@@ -8,6 +8,7 @@ from typing import Any
 from qbench_suite.results.integer_rows import IntegerRow, IntegerStageRow
 from qbench_suite.results.linear_rows import LinearRow
 from qbench_suite.results.model_rows import DetailRow, ModelLayerRow, ModelRow, ViolationRow
+from qbench_suite.results.norm_rows import NormOutputRow, NormRow
 from qbench_suite.results.row import FormatRow, LayerRow, QuantizerRow, Row, RunColumns
 
 ROW_TYPES: tuple[type[Row], ...] = (
@@ -17,8 +18,14 @@ ROW_TYPES: tuple[type[Row], ...] = (
     ModelRow,
     LinearRow,
     IntegerRow,
+    NormRow,
 )
-DETAIL_TYPES: tuple[type[DetailRow], ...] = (ModelLayerRow, ViolationRow, IntegerStageRow)
+DETAIL_TYPES: tuple[type[DetailRow], ...] = (
+    ModelLayerRow,
+    ViolationRow,
+    IntegerStageRow,
+    NormOutputRow,
+)
 #: Any record that makes up a table.
 AnyRow = type[Row] | type[DetailRow] | type[RunColumns]
 

@@ -36,42 +36,52 @@ class Samples:
         return (upper - lower) * 1e3
 
 
+#: Seconds since some moment, as ``time.perf_counter`` gives them.
+Clock = Callable[[], float]
+
+
 class Timer(Protocol):
-    """Calls ``function`` once a round, after ``before``, which is not timed."""
+    """Calls ``function`` once a round, after ``before``, which is not timed; reads ``clock``."""
 
     def __call__(
-        self, function: Callable[[], object], before: Callable[[], object] | None = None
+        self,
+        function: Callable[[], object],
+        before: Callable[[], object] | None = None,
+        clock: Clock = time.perf_counter,
     ) -> Samples: ...
 
 
 @dataclass(frozen=True)
 class RoundTimer:
-    """Wall-clock timer without pytest: ``warmup`` untimed rounds, then ``rounds`` timed ones."""
+    """Timer without pytest: ``warmup`` untimed rounds, then ``rounds`` timed ones."""
 
     rounds: int = 5
     warmup: int = 1
 
     def __call__(
-        self, function: Callable[[], object], before: Callable[[], object] | None = None
+        self,
+        function: Callable[[], object],
+        before: Callable[[], object] | None = None,
+        clock: Clock = time.perf_counter,
     ) -> Samples:
         seconds = []
         for _ in range(self.warmup + self.rounds):
             if before:
                 before()
-            start = time.perf_counter()
+            start = clock()
             function()
-            seconds.append(time.perf_counter() - start)
+            seconds.append(clock() - start)
         return Samples(tuple(seconds[self.warmup :]))
 
 
 def synchronised(function: Callable[[], object], device: torch.device) -> Callable[[], object]:
     """``function`` followed by a wait for ``device``, so that its time includes its kernels."""
-    if device.type != "cuda":
+    if device.type == "cpu":
         return function
 
     def call() -> object:
         result = function()
-        torch.cuda.synchronize(device)
+        torch.accelerator.synchronize(device)
         return result
 
     return call

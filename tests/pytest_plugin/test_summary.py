@@ -4,8 +4,16 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from qbench_suite.pytest_plugin.summary import _integers, _linears
-from qbench_suite.results import IntegerRow, Journal, LinearRow, Row, read_journals, tables_of
+from qbench_suite.pytest_plugin.summary import _integers, _linears, _norms
+from qbench_suite.results import (
+    IntegerRow,
+    Journal,
+    LinearRow,
+    NormRow,
+    Row,
+    read_journals,
+    tables_of,
+)
 
 
 def tables(folder: Path, *rows: Row) -> dict[str, list[dict[str, object]]]:
@@ -14,7 +22,7 @@ def tables(folder: Path, *rows: Row) -> dict[str, list[dict[str, object]]]:
         journal.finished(row.case, row.table, row.to_json())
     journal.close()
     found = tables_of(read_journals(folder))
-    shown = {"integers": _integers, "linears": _linears}
+    shown = {"integers": _integers, "linears": _linears, "norms": _norms}
     return {name: shown[name](table).to_dict("records") for name, table in found.items()}
 
 
@@ -46,3 +54,16 @@ def test_linear_cases_are_sorted_by_size_layer_dtype_and_rows(tmp_path: Path) ->
     found = tables(tmp_path, *rows)["linears"]
     assert [(r["size"], r["rows"]) for r in found] == [("8x2", 16), ("8x4", 4), ("8x4", 256)]
     assert found[0]["over_fp32"] == 2.5
+
+
+def test_norm_cases_are_sorted_by_operation_shape_dtype_and_kernel(tmp_path: Path) -> None:
+    axes = (("b", "8x8", "x"), ("a", "8x8", "y"), ("a", "4x4", "x"), ("a", "8x8", "x"))
+    rows = [
+        NormRow(case=str(n), operation=operation, shape=shape, provider=provider, gb_per_s=2.5)
+        for n, (operation, shape, provider) in enumerate(axes)
+    ]
+    found = tables(tmp_path, *rows)["norms"]
+    assert [(r["operation"], r["shape"], r["kernel"]) for r in found] == [
+        ("a", "4x4", "x"), ("a", "8x8", "x"), ("a", "8x8", "y"), ("b", "8x8", "x"),
+    ]  # fmt: skip
+    assert found[0]["gb_per_s"] == 2.5

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 import random
@@ -21,6 +22,7 @@ from qbench_suite.results import (
     LinearRow,
     ModelLayerRow,
     ModelRow,
+    NormRow,
     QuantizerRow,
     Row,
     ViolationRow,
@@ -581,6 +583,70 @@ class Page(HTMLParser):
         return [row[number] for row in content["rows"]]
 
 
+#: provider: share of a copy, error in ulps.
+NORMS = {
+    "cuda": (0.93, 0.51),
+    "torch": (0.62, 0.52),
+    "torch.compile": (0.8, 0.52),
+    "triton": (0.7, 0.6),
+}
+
+
+NORM_SHAPES = {"1024x768": 768 << 10, "2048x4096": 4096 << 11, "16384x4096": 4096 << 14}
+
+
+def norm_rows() -> list[Row]:
+    """Three operations in two dtypes on three shapes by four providers, one of them off its tolerance."""
+    axes = itertools.product(
+        ("layer_norm", "rms_norm", "rms_norm_backward"), ("bfloat16", "float32"), NORM_SHAPES, NORMS
+    )
+    rows = [norm_row(*case) for case in axes]
+    failed = next(row for row in rows if row.provider == "triton")
+    failed.outcome, failed.max_ulp = "failed", 9.0
+    failed.reason = "y is within 1 ulp of bfloat16 of the float64 result; triton is off by 9"
+    return [*rows]
+
+
+def norm_row(operation: str, dtype: str, shape: str, provider: str) -> NormRow:
+    """A kernel beside a copy that is the faster the more there is to move."""
+    backward = operation.endswith("_backward")
+    moved = NORM_SHAPES[shape] * {"bfloat16": 2, "float32": 4}[dtype] * (3 if backward else 2)
+    share, ulp = NORMS[provider]
+    copy = 100.0 * (1 - math.exp(-moved / 3e7))
+    speed = copy * share
+    return NormRow(
+        case=f"{provider}-{operation}-{shape}-{dtype}",
+        outcome="passed",
+        format="bf16" if dtype == "bfloat16" else "fp32",
+        provider=provider,
+        kernel_owner="qbench_norms",
+        operation=operation,
+        direction="backward" if backward else "forward",
+        shape=shape,
+        dtype=dtype,
+        affine="weight",
+        latency_ms=moved / speed * 1e-6,
+        method="cuda_graph",
+        cache="cold",
+        input_sets=51,
+        warm_latency_ms=moved / speed * 0.8e-6,
+        host_overhead_us=3.5,
+        bytes_moved=moved,
+        gb_per_s=speed,
+        copy_gb_per_s=copy,
+        copy_share=share,
+        torch_latency_ms=moved / (copy * NORMS["torch"][0]) * 1e-6,
+        speedup_torch=share / NORMS["torch"][0],
+        max_ulp=ulp,
+        p999_ulp=0.5,
+        worst_output="dx" if backward else "y",
+        tolerance_ulp=1.0,
+        torch_max_ulp=0.52,
+        ulp_over_torch=ulp,
+        deterministic=True,
+    )
+
+
 class Made:
     """The builders of this file, for tests."""
 
@@ -591,6 +657,7 @@ class Made:
     small_rows = staticmethod(small_rows)
     linear_rows = staticmethod(linear_rows)
     integer_rows = staticmethod(integer_rows)
+    norm_rows = staticmethod(norm_rows)
     realistic_models = staticmethod(realistic_models)
     Page = Page
     POLICIES = POLICIES
@@ -619,7 +686,7 @@ def realistic(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     folder = tmp_path_factory.mktemp("runs") / "realistic"
     layers = layer_rows(["vit", "resnet"], ["fp8_e4m3", "fp8_e5m2"], ["tensor", "mx32"], 20)
-    computed = (*linear_rows(), *integer_rows())
+    computed = (*linear_rows(), *integer_rows(), *norm_rows())
     write_run(folder, *realistic_models(), *layers, *small_rows(), *computed)
     write_reports(folder)
     return folder

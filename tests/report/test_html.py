@@ -73,6 +73,7 @@ def test_every_section_is_there_and_linked(realistic_page: Any) -> None:
         "cases",
         "integers",
         "linears",
+        "norms",
         "layers",
         "compliance",
         "latency",
@@ -86,7 +87,7 @@ def test_every_section_is_there_and_linked(realistic_page: Any) -> None:
 
 def test_every_picture_is_described(realistic_page: Any) -> None:
     labels = [v for tag, n, v in realistic_page.attributes if tag == "svg" and n == "aria-label"]
-    assert len(labels) == realistic_page.tags.count("svg") == 3 + 1 + 3 + 2 + 2
+    assert len(labels) == realistic_page.tags.count("svg") == 3 + 1 + 3 + 2 + 2 + 6
     assert any("Pareto front: w2a8-chunk32: 2.50 bits" in label for label in labels)
     assert any(
         re.search(r"by layer .*99 by 14; the lowest is -?[\d.]+ dB", label) for label in labels

@@ -72,8 +72,8 @@ def test_names_that_end_in_a_unit_are_in_it(row_type: type[Row]) -> None:
 def test_tables_have_names_of_their_own() -> None:
     names = [t.table for t in (*ROW_TYPES, *DETAIL_TYPES)]
     assert names == [
-        "layers", "formats", "quantizers", "models", "linears", "integers",
-        "model_layers", "violations", "integer_stages",
+        "layers", "formats", "quantizers", "models", "linears", "integers", "norms",
+        "model_layers", "violations", "integer_stages", "norm_outputs",
     ]  # fmt: skip
 
 

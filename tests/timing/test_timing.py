@@ -103,3 +103,18 @@ def test_keeping_freed_blocks_is_idempotent_and_told() -> None:
     assert len(set(others)) == 1
     if sys.platform.startswith("linux"):
         assert others[0] in ("kept", "default")
+
+
+def test_timer_reads_the_clock_it_is_given() -> None:
+    now = 0.0
+
+    def function() -> None:
+        nonlocal now
+        now += 3.0
+
+    def before() -> None:
+        nonlocal now
+        now += 100.0
+
+    samples = RoundTimer(rounds=2, warmup=1)(function, before, lambda: now)
+    assert samples.seconds == (3.0, 3.0)

@@ -1,0 +1,102 @@
+"""Bursts: many calls launched at once, so that the device's own time is measured, not the host's."""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from qbench_suite.timing.cuda import Cuda
+
+#: Calls of a burst, at least: a kernel of 2 µs then takes far longer than events can tell apart.
+_CALLS = 50
+#: Sets are this many times the cache: replacement is not strictly by age.
+_TIMES_THE_CACHE = 3
+#: Calls on inputs this small are bound by their launch, wherever the bytes are.
+_MOST_SETS = 1024
+_LOG = logging.getLogger("qbench_suite")
+
+
+def cold_sets(bytes_of_a_set: int, l2_bytes: int) -> int:
+    """Sets of inputs in turn until one is back in no cache: more than three times the L2 together.
+
+    At least two, at most 1,024.
+    """
+    needed = _TIMES_THE_CACHE * l2_bytes // max(bytes_of_a_set, 1) + 1
+    return min(max(needed, 2), _MOST_SETS)
+
+
+def is_cold(sets: int, bytes_of_a_set: int, l2_bytes: int) -> bool:
+    """Whether so many sets together exceed three times the cache."""
+    return sets > 1 and sets * bytes_of_a_set > _TIMES_THE_CACHE * l2_bytes
+
+
+@dataclass(frozen=True)
+class Burst:
+    """Calls over sets of inputs in turn, each set as often as the others."""
+
+    #: Number of calls.
+    calls: int
+    method: Literal["cuda_graph", "cuda_events"]
+    _cuda: Cuda
+    _launch: Callable[[], object]
+
+    def seconds(self) -> float:
+        """Device time of one call: the mean of the burst."""
+        return self._cuda.seconds(self._launch) / self.calls
+
+
+def burst(cuda: Cuda, thunks: Sequence[Callable[[], object]]) -> Burst:
+    """A burst of ``thunks`` in turn, one for each set of inputs; inside ``cuda.stream`` only.
+
+    As one CUDA graph where that can be captured. Outputs of as many calls as there are thunks stay
+    allocated, so that their memory is rotated like the inputs'.
+    """
+    calls = len(thunks) * math.ceil(_CALLS / len(thunks))
+
+    def work() -> None:
+        kept: deque[object] = deque(maxlen=len(thunks))
+        for number in range(calls):
+            kept.append(thunks[number % len(thunks)]())
+
+    for thunk in thunks:  # what is done once, such as compiling, is not for a graph
+        thunk()
+    try:
+        return Burst(calls, "cuda_graph", cuda, cuda.capture(work))
+    except RuntimeError:
+        _LOG.debug("calls cannot be captured; they are timed without a graph", exc_info=True)
+        return Burst(calls, "cuda_events", cuda, work)
+
+
+def host_seconds(cuda: Cuda, thunks: Sequence[Callable[[], object]]) -> float:
+    """Wall time of a call among calls of ``thunks`` in turn that the host launches one by one."""
+    calls = len(thunks) * math.ceil(_CALLS / len(thunks))
+    cuda.synchronize()
+    start = time.perf_counter()
+    for number in range(calls):
+        thunks[number % len(thunks)]()
+    cuda.synchronize()
+    return (time.perf_counter() - start) / calls
+
+
+class DeviceClock:
+    """A clock that goes on only while the device works on a call: what timers read device time from."""
+
+    def __init__(self) -> None:
+        self._seconds = 0.0
+
+    def __call__(self) -> float:
+        """Seconds that the calls so far took on the device."""
+        return self._seconds
+
+    def counting(self, burst: Burst) -> Callable[[], None]:
+        """A function that runs ``burst`` and sets the clock forward by one of its calls."""
+
+        def run() -> None:
+            self._seconds += burst.seconds()
+
+        return run
