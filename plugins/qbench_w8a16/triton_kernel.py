@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 import triton
 import triton.language as tl
@@ -14,17 +12,17 @@ from qbench_w8a16.codes import bits_of
 
 @triton.jit  # type: ignore[untyped-decorator]
 def _kernel(  # noqa: PLR0917 - a kernel has no keywords
-    x: Any,
-    codes: Any,
-    scales: Any,
-    bias: Any,
-    y: Any,
-    rows: Any,
-    outputs: Any,
-    width: Any,
-    row_bytes: Any,
-    group: Any,
-    groups: Any,
+    x: tl.tensor,
+    codes: tl.tensor,
+    scales: tl.tensor,
+    bias: tl.tensor,
+    y: tl.tensor,
+    rows: tl.tensor,
+    outputs: tl.tensor,
+    width: tl.tensor,
+    row_bytes: tl.tensor,
+    group: tl.tensor,
+    groups: tl.tensor,
     bits: tl.constexpr,
     grouped: tl.constexpr,
     biased: tl.constexpr,

@@ -33,6 +33,25 @@ for dtype, tolerance in ((torch.float32, 1e-6), (torch.float16, 1e-3)):
 print("done")
 """
 
+COMPILE = """
+import triton
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource
+from qbench_w8a16.triton_kernel import _kernel
+
+kinds = {"x": "*bf16", "codes": "*i8", "scales": "*fp32", "bias": "*fp32", "y": "*bf16"}
+for bits, grouped, codes in ((8, False, "*i8"), (8, True, "*i8"), (4, True, "*u8")):
+    constants = {"bits": bits, "grouped": grouped, "biased": True}
+    constants |= {"block_rows": 16, "block_outputs": 64, "block_width": 64}
+    names = {name: "i32" for name in _kernel.arg_names} | kinds | {"codes": codes}
+    names |= dict.fromkeys(constants, "constexpr")
+    source = ASTSource(fn=_kernel, signature=names, constexprs=constants)
+    for architecture in (80, 90):
+        compiled = triton.compile(source, target=GPUTarget("cuda", architecture, 32))
+        assert compiled.asm["cubin"]
+print("done")
+"""
+
 
 def test_the_package_needs_no_triton() -> None:
     code = (
@@ -46,6 +65,12 @@ def test_the_package_needs_no_triton() -> None:
 @pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="triton is not installed")
 def test_it_computes_what_the_weights_say() -> None:
     assert run(SCRIPT, TRITON_INTERPRET="1") == "done\n"
+
+
+@pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="triton is not installed")
+def test_it_compiles_for_devices(tmp_path: Path) -> None:
+    """What the interpreter does not see: what the compiler accepts."""
+    assert run(COMPILE, TRITON_CACHE_DIR=str(tmp_path), TRITON_INTERPRET="0") == "done\n"
 
 
 def run(code: str, **environment: str) -> str:
