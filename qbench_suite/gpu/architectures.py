@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import os
 from collections.abc import Iterator
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -62,24 +63,36 @@ SM_100 = Architecture(10, 0, 4, 232_448, 126 << 20)
 SM_120 = Architecture(12, 0, 4, 101_376, 96 << 20)
 
 _emulated: ContextVar[Architecture | None] = ContextVar("emulated", default=None)
+_races: ContextVar[bool] = ContextVar("races", default=False)
 
 
 @contextlib.contextmanager
-def emulating(architecture: Architecture) -> Iterator[Architecture]:
+def emulating(architecture: Architecture, *, races: bool | None = None) -> Iterator[Architecture]:
     """Kernels on CPU tensors run in the emulator, as if on a device of ``architecture``.
 
-    Holds for this thread (and asynchronous task) alone; the innermost one counts.
+    With ``races``, a CUDA kernel raises ``KernelError`` where two threads use the same bytes of shared
+    memory (of one block: of global memory as well), at least one of them writes, and no barrier lies
+    between; on Linux alone, and slower. None: whether the environment variable QBENCH_EMULATOR_RACES is
+    1. Holds for this thread (and asynchronous task) alone; the innermost one counts.
     """
-    token = _emulated.set(architecture)
+    if races is None:
+        races = os.environ.get("QBENCH_EMULATOR_RACES") == "1"
+    token, look = _emulated.set(architecture), _races.set(races)
     try:
         yield architecture
     finally:
+        _races.reset(look)
         _emulated.reset(token)
 
 
 def emulated() -> Architecture | None:
     """The architecture of the innermost ``emulating`` block; None outside of one."""
     return _emulated.get()
+
+
+def looking_for_races() -> bool:
+    """Whether the innermost ``emulating`` block looks for races."""
+    return _races.get()
 
 
 def architecture_of(device: torch.device) -> Architecture:

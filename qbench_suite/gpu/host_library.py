@@ -32,6 +32,7 @@ class Unit:
     """A translation unit of kernels: ``text``, after the header of the suite named ``prelude``.
 
     ``stem``: what a person finds its file by. ``digest`` stands for the files that ``text`` includes.
+    ``link``: flags of the linker.
     """
 
     stem: str
@@ -40,6 +41,7 @@ class Unit:
     digest: str
     folders: tuple[Path, ...]
     flags: tuple[str, ...] = ("-O1",)
+    link: tuple[str, ...] = ()
 
     def load(self) -> ctypes.CDLL:
         """Its library: from the cache where it is there and whole, else built now.
@@ -68,13 +70,13 @@ class Unit:
         )
 
     def _in(self, folder: Path, compiler: Compiler) -> ctypes.CDLL:
-        key = _digest(self.text, self.digest, *self._environment(compiler))
+        key = _digest(self.text, self.digest, *self.link, *self._environment(compiler))
         target = folder / f"{self.stem}-{key}.so"
 
         def build(part: Path) -> dict[str, str]:
             written = part.with_suffix(".cpp")
             written.write_text(self.text, encoding="utf-8")
-            options = (*self._options, "-include", str(self._prelude(folder, compiler)))
+            options = (*self._options, *self.link, "-include", str(self._prelude(folder, compiler)))
             try:
                 if reason := compiler.build(written, part, options, ""):
                     raise KernelError(
@@ -128,17 +130,23 @@ class HostKernel:
     number: int
 
     @property
+    def path(self) -> str:
+        """The file that the library was loaded from."""
+        return str(self.library._name)
+
+    @property
     def argument_bytes(self) -> int:
         """Size of the struct that a CUDA kernel takes."""
         size = self.library[f"qb_bytes_{self.number}"]
         size.restype = ctypes.c_size_t
         return int(size())
 
-    def launcher(self, shared_limit: int) -> Callable[..., str]:
+    def launcher(self, shared_limit: int, *, races: bool = False) -> Callable[..., str]:
         """``launch(arguments, grid, block, ...)``, which gives what went wrong, or "".
 
         ``arguments``: a pointer for the kernel. ``shared_limit``: the most bytes of shared memory that
-        a block may have, static arrays included. One launch runs at a time in a process; Python's other
+        a block may have, static arrays included. ``races``: look for them, in a library that was built
+        so; places are offsets in it, as ``{0x1f}``. One launch runs at a time in a process; Python's other
         threads go on.
         """
         run = _runtime()
@@ -156,8 +164,8 @@ class HostKernel:
             cooperative: bool = False,
         ) -> str:
             message = ctypes.create_string_buffer(_MESSAGE_BYTES)
-            sizes = (ctypes.c_uint * 10)(
-                *grid, *block, cluster, shared_bytes, cooperative, shared_limit
+            sizes = (ctypes.c_uint * 11)(
+                *grid, *block, cluster, shared_bytes, cooperative, shared_limit, races
             )
             if run(bind, body, arguments, sizes, message, _MESSAGE_BYTES):
                 return message.value.decode(errors="replace")

@@ -85,7 +85,7 @@ def test_architecture_expression_text_and_nvrtc_make_another_one(
 
 
 @pytest.mark.parametrize(
-    "damage", ["half", "empty", "other", "no notes", "notes cut", "notes of another"]
+    "damage", ["half", "empty", "other", "no notes", "notes cut", "notes of another", "no name"]
 )
 def test_a_damaged_file_is_compiled_again(
     function: CudaFunction, forgetful: Path, built: list[str], damage: str
@@ -97,6 +97,8 @@ def test_a_damaged_file_is_compiled_again(
         notes.unlink()
     elif damage == "notes cut":
         notes.write_text(notes.read_text()[:20])
+    elif damage == "no name":
+        notes.write_text(json.dumps({"sha256": json.loads(notes.read_text())["sha256"]}))
     elif damage == "notes of another":
         notes.write_text('["sha256"]')
     else:

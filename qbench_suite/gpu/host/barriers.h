@@ -1,7 +1,7 @@
 // The barrier of a block. It keeps a list of those who wait; who completes it makes them ready.
 #pragma once
 
-#include "machine.h"
+#include "races.h"
 
 namespace qb_host {
 
@@ -12,6 +12,7 @@ static void release_block(BlockState& block) {
                                                       : block.count;
     }
     block.arrived = 0;
+    order_block(block);
     machine.ready.append(block.waiters);
 }
 

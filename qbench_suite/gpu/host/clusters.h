@@ -1,7 +1,7 @@
 // Blocks of a cluster: their barrier, and the addresses of each other's shared memory.
 #pragma once
 
-#include "machine.h"
+#include "races.h"
 
 namespace qb_host {
 
@@ -22,6 +22,7 @@ static void cluster_arrive(Site site) {
     self->arrived = true;
     self->passed = false;
     machine.polling = 0;
+    order_arrival(self);
     ++self->block->cluster->arrived;
     release_cluster(*self->block->cluster);
 }
@@ -36,6 +37,7 @@ static void cluster_wait(Site site) {
         run_next();
     }
     self->arrived = false;
+    order_wait(self);
 }
 
 static size_t arena_of(const void* shared) {

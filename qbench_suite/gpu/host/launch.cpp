@@ -81,6 +81,7 @@ static void run_grid(unsigned together) {
             block.arena += (kAlign - reinterpret_cast<uintptr_t>(machine.arenas.data()) % kAlign) % kAlign;
             start_block(block, slot);
         }
+        forget_accesses();
         run_together();
     }
 }
@@ -113,12 +114,15 @@ static void prepare(unsigned together) {
     runtime.wait_for_copies = wait_for_copies;
     runtime.active = active;
     runtime.fail = fail_at;
+    runtime.accessed = accessed;
+    if (races.on) races.shared.resize(std::max(races.shared.size(), launch.arena_bytes * together / 4));
 }
 
 }  // namespace qb_host
 
 // Runs `body` once a thread. `sizes`: grid x, y, z, block x, y, z, cluster, bytes of dynamic shared
-// memory, whether all blocks run together, and the most bytes of shared memory that a block may have.
+// memory, whether all blocks run together, the most bytes of shared memory that a block may have, and
+// whether races are looked for.
 // Zero when all went well, else `message` says what did not.
 extern "C" __attribute__((visibility("default"))) int qb_launch(
     void (*bind)(qb_host::Runtime*), void (*body)(const void*), const void* arguments, const unsigned* sizes,
@@ -134,6 +138,7 @@ extern "C" __attribute__((visibility("default"))) int qb_launch(
     launch.cluster = sizes[6];
     launch.dynamic_bytes = sizes[7];
     launch.shared_limit = sizes[9];
+    races.on = sizes[10] != 0;
     machine.failed = false;
     machine.error.clear();
     const unsigned together = sizes[8] ? launch.grid.x * launch.grid.y * launch.grid.z : launch.cluster;

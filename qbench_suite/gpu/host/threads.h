@@ -28,6 +28,7 @@ static void end_thread() {
     BlockState& block = *self->block;
     machine.polling = 0;
     self->ended = true;
+    order_end(self);
     ClusterState& cluster = *block.cluster;
     if (self->arrived && !self->passed) --cluster.arrived;
     self->arrived = false;

@@ -1,7 +1,7 @@
 // Exchanges between the lanes of a warp: whoever comes last does it for all.
 #pragma once
 
-#include "machine.h"
+#include "races.h"
 
 namespace qb_host {
 
@@ -59,6 +59,7 @@ static void release_warp(WarpState& warp, size_t which) {
             fiber->value = all;
         }
     }
+    order_warp(done.waiters, done.kind == Warp::sync);
     machine.ready.append(done.waiters);
 }
 

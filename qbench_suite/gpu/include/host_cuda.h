@@ -7,6 +7,12 @@
 
 #include "host_threads.h"
 
+// Of host_races.h, where races are looked for.
+#ifndef QB_HOST_UNSEEN
+#define QB_HOST_UNSEEN
+#define QB_HOST_ATOMIC_ACCESS(address)
+#endif
+
 #include <crt/host_defines.h>
 
 #include <cmath>
@@ -143,7 +149,8 @@ struct Same {
 };
 
 template <class T, class F>
-T replaced(T* address, F next) {
+QB_HOST_UNSEEN T replaced(T* address, F next) {
+    QB_HOST_ATOMIC_ACCESS(address);
     const T before = *address;
     *address = next(before);
     return before;

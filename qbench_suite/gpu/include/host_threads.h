@@ -20,6 +20,8 @@ struct Site {
 
 enum class Block : int { sync, any, all, count };
 
+enum class Access : int { read, write, atomic };
+
 enum class Warp : int { sync, ballot, any, all, shuffle, up, down, exclusive, add, min, max };
 
 // The running thread and the services of the scheduler. One launch runs at a time, on one thread of
@@ -46,6 +48,8 @@ struct Runtime {
     void (*copy_async)(void* to, const void* from, size_t bytes);
     void (*commit_copies)();
     void (*wait_for_copies)(unsigned pending);
+    // Every access of memory, which only a library with host_races.h tells of.
+    void (*accessed)(const void* address, size_t bytes, Access how, const void* from);
     // Ends the launch with an error; never returns.
     void (*fail)(const char* message, Site site);
 };
