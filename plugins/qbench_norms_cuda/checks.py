@@ -18,6 +18,21 @@ from qbench_suite import DeviceError, LaunchError
 FLOATS = frozenset({torch.float32, torch.float16, torch.bfloat16})
 
 
+def dtype_of(name: str, tensor: Tensor) -> torch.dtype:
+    """The dtype of ``tensor``.
+
+    Raises:
+        LaunchError: it is a number or a list, or lies in memory in some sparse way.
+    """
+    try:
+        if tensor.layout is torch.strided:
+            return tensor.dtype
+        found = f"a tensor of layout {tensor.layout}; convert it with .to_dense()."
+    except AttributeError:
+        found = f"a {type(tensor).__name__}; pass a tensor on the device of the others."
+    raise LaunchError(f"kernels take dense tensors; {name} is {found}")
+
+
 def check_statistic(statistic: str) -> None:
     """``statistic`` is one that rows are normalized by.
 
@@ -37,7 +52,7 @@ def check_rows(name: str, x: Tensor) -> None:
     Raises:
         LaunchError: it is not.
     """
-    if x.dtype not in FLOATS:
+    if dtype_of(name, x) not in FLOATS:
         _wrong_dtype(name, x)
     if x.dim() == 0 or x.shape[-1] == 0:
         raise LaunchError(
@@ -66,7 +81,7 @@ def check_vector(name: str, vector: Tensor, length: int, x: Tensor) -> None:
         LaunchError: another length, or no float dtype of at most 32 bits.
         DeviceError: another device than that of ``x``.
     """
-    if vector.dtype not in FLOATS:
+    if dtype_of(name, vector) not in FLOATS:
         _wrong_dtype(name, vector)
     if vector.dim() != 1 or vector.shape[0] != length:
         raise LaunchError(
@@ -103,12 +118,12 @@ def check_alike(name: str, tensor: Tensor, x: Tensor) -> None:
         LaunchError: another shape or dtype.
         DeviceError: another device.
     """
+    _same_dtype(name, tensor, x)
     if tensor.shape != x.shape:
         raise LaunchError(
             f"{name} has the shape of the input, {tuple(x.shape)}; its shape is "
             f"{tuple(tensor.shape)}; expand or reshape it."
         )
-    _same_dtype(name, tensor, x)
 
 
 def check_condition(name: str, tensor: Tensor, x: Tensor) -> None:
@@ -123,13 +138,13 @@ def check_condition(name: str, tensor: Tensor, x: Tensor) -> None:
             "a norm is modulated for each batch or token of an input of shape (B, T, N); the input "
             f"has shape {tuple(x.shape)}; reshape it to three axes."
         )
+    _same_dtype(name, tensor, x)
     batch, tokens, width = x.shape
     if tensor.shape not in ((batch, 1, width), (batch, tokens, width)):
         raise LaunchError(
             f"{name} has shape ({batch}, 1, {width}) or ({batch}, {tokens}, {width}), one row a batch or "
             f"one a token; its shape is {tuple(tensor.shape)}; unsqueeze or expand it."
         )
-    _same_dtype(name, tensor, x)
 
 
 def check_fused(
@@ -194,7 +209,7 @@ def check_number(name: str, number: Tensor, x: Tensor) -> None:
         LaunchError: another dtype, or not one element.
         DeviceError: another device than that of ``x``.
     """
-    if number.dtype not in FLOATS:
+    if dtype_of(name, number) not in FLOATS:
         _wrong_dtype(name, number)
     if number.numel() != 1:
         raise LaunchError(
@@ -251,7 +266,7 @@ def check_quantization(format: str, mode: str, scale: Tensor | None, x: Tensor) 
         )
     if scale is None:
         return
-    if scale.dtype != torch.float32 or scale.numel() != 1:
+    if dtype_of("scale", scale) != torch.float32 or scale.numel() != 1:
         raise LaunchError(
             f"a static scale is one float32 number; it is {scale.dtype} of shape "
             f"{tuple(scale.shape)}; pass a float32 tensor of one element."
@@ -261,7 +276,7 @@ def check_quantization(format: str, mode: str, scale: Tensor | None, x: Tensor) 
 
 
 def _same_dtype(name: str, tensor: Tensor, x: Tensor) -> None:
-    if tensor.dtype != x.dtype:
+    if dtype_of(name, tensor) != x.dtype:
         raise LaunchError(
             f"{name} has the dtype of what it goes with, {x.dtype}; it is {tensor.dtype}; "
             f"convert it with .to({x.dtype})."

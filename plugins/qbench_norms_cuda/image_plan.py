@@ -15,7 +15,7 @@ from qbench_suite import Architecture
 THREADS = 256
 PLANE_ITEMS = 4
 PAIR_BYTES = 16
-COEFFICIENTS_BYTES = 16
+COEFFICIENTS_BYTES = 32
 
 #: Threads side by side along channels: 512 bytes of a position are read at once.
 _MOST_LANES = 32

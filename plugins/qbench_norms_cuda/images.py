@@ -19,6 +19,18 @@ from qbench_norms_cuda.image_plan import resident_plan
 from qbench_suite import architecture_of
 
 
+def _empty(x: Tensor) -> bool:
+    """Whether there is nothing to launch for ``x``; its device has kernels nevertheless.
+
+    Raises:
+        DeviceError: it has none.
+    """
+    if x.numel():
+        return False
+    architecture_of(x.device)
+    return True
+
+
 def batch_norm_training(
     x: Tensor,
     weight: Tensor | None,
@@ -38,7 +50,7 @@ def batch_norm_training(
     call = ImageNorm.of("batch_norm", x, 1)
     y = torch.empty_like(call.x)
     statistics = x.new_empty((x.shape[1], 4), dtype=torch.float32)
-    if not x.numel():
+    if _empty(x):
         return y, statistics.zero_()
     old = running or (None, None)
     new = updated or old
@@ -68,7 +80,7 @@ def batch_norm_inference(
     """``(x − running mean) / sqrt(running var + eps) · weight + bias``: one kernel, one read."""
     call = ImageNorm.of("batch_norm", x, 1)
     y = torch.empty_like(call.x)
-    if x.numel():
+    if not _empty(x):
         call.fill(
             y, weight=weight, bias=bias, running_mean=running[0], running_var=running[1], eps=eps
         )
@@ -83,7 +95,7 @@ def group_norm_forward(
     call = ImageNorm.of("group_norm", x, x.shape[1] // groups)
     y = torch.empty_like(call.x)
     statistics = x.new_empty((x.shape[0] * groups, 4), dtype=torch.float32)
-    if not x.numel():
+    if _empty(x):
         return y, statistics.zero_()
     call.fill(y, weight=weight, bias=bias, statistics=statistics, eps=eps)
     plan = None
@@ -118,7 +130,7 @@ def image_norm_backward(
     call = ImageNorm.of(norm, x, 1 if norm == "batch_norm" else channels // groups, dy)
     dx = torch.empty_like(call.x)
     made = [None if t is None else x.new_empty(channels, dtype=t) for t in (dweight, dbias)]
-    if not x.numel():
+    if _empty(x):
         made = [None if gradient is None else gradient.zero_() for gradient in made]
         return dx, made[0], made[1]
     call.fill(

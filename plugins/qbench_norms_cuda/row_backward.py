@@ -78,11 +78,11 @@ def row_backward(
     dy, x, dtotal: ``(…, N)`` of one dtype; x is ``total`` where the forward added a residual. offset
     and rstd: ``(rows,)`` float32, as the forward saved them. weight: ``(N,)``, of ``l2`` ``(rows,)``,
     of any float dtype. scale: ``(B, 1, N)`` or ``(B, T, N)`` of an x of shape ``(B, T, N)``; not along
-    with a weight. Gradients are contiguous, computed in float32 and rounded once to the dtype of what
-    they are of (dbias that of weight, or of x without). dx of a row depends on that row alone, to the
-    last bit; the other gradients on the device's number of multiprocessors as well, and are the same
-    in every run. NaN or ±Inf in a row spoil its own dx and the sums that it is part of. Without rows
-    sums are 0.
+    with a weight; dshift has its shape. Gradients are contiguous, computed in float32 and rounded once
+    to the dtype of what they are of (dbias that of weight, or of x without). dx of a row depends on that
+    row alone, to the last bit; the other gradients on the device's number of multiprocessors as well,
+    and are the same in every run. NaN or ±Inf in a row spoil its own dx and the sums that it is part of.
+    Without rows sums are 0.
     """
     if weight is not None and scale is not None:
         raise LaunchError(

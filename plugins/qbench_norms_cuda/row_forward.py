@@ -66,14 +66,12 @@ def row_forward(
     (``mean − x[row, 0]`` of total, layer only) and rstd.
 
     Raises:
-        LaunchError: weight or bias together with scale or shift.
+        LaunchError: weight or bias together with scale or shift; ``l2`` with bias, scale or shift.
     """
     conditioned = scale is not None or shift is not None
+    if conditioned or (statistic == "l2" and bias is not None):
+        _check_affine(statistic, {"weight": weight, "bias": bias, "scale": scale, "shift": shift})
     if conditioned:
-        if weight is not None or bias is not None:
-            raise LaunchError(
-                "a row is scaled by a weight or by a condition; both were given; multiply them first."
-            )
         weight, bias, weight_offset = scale, shift, 1.0
     made = RowOutputs()
     if quantization is None:
@@ -93,6 +91,19 @@ def row_forward(
         norm = (statistic, conditioned, quantization)
         _launch(x, norm, eps, residual, gate, (weight, bias, weight_offset), made)
     return made
+
+
+def _check_affine(statistic: str, options: dict[str, Tensor | None]) -> None:
+    given = [name for name, values in options.items() if values is not None]
+    if statistic == "l2" and (other := [name for name in given if name != "weight"]):
+        raise LaunchError(
+            "statistic 'l2' divides a row by its norm and multiplies it with an element of weight; "
+            f"{', '.join(other)} given as well; apply that to its output, or ask for 'layer' or 'rms'."
+        )
+    if statistic != "l2" and {"weight", "bias"}.intersection(given):
+        raise LaunchError(
+            "a row is scaled by a weight or by a condition; both were given; multiply them first."
+        )
 
 
 def _like(x: Tensor) -> Tensor:

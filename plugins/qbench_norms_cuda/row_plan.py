@@ -1,6 +1,7 @@
 """How rows are held by threads: a function of their length, dtype and the architecture, nothing else.
 
-The number of rows has no part in it, so that a row has the same bits in every batch.
+The number of rows has no part in it, so that a row has the same bits in every batch. row_tuning.py says
+how a file overrides what is chosen here.
 """
 
 from __future__ import annotations
@@ -8,6 +9,8 @@ from __future__ import annotations
 import functools
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
+
+from qbench_norms_cuda.row_tuning import override_of
 
 if TYPE_CHECKING:
     from qbench_suite.gpu import Architecture
@@ -30,12 +33,14 @@ _SCRATCH_BYTES = 2048
 class Rung:
     """What is best on one generation of devices.
 
-    ``items``: vectors that a thread holds in registers, by the bytes of an element. ``threads``: of a
-    row in registers, at most, likewise. ``slice_bytes``: bytes of a row that a block of a cluster
-    holds, where a smaller cluster would hold more; ``cluster``: blocks of one at most.
+    ``items``: vectors that a thread holds in registers, by the bytes of an element; ``odd_items``: at
+    most, where a row is no whole number of vectors, as shifting takes registers. ``threads``: of a
+    row in registers, at most, by the bytes of an element. ``slice_bytes``: bytes of a row that a block
+    of a cluster holds, where a smaller cluster would hold more; ``cluster``: blocks of one at most.
     """
 
     items: tuple[tuple[int, int], ...] = ((2, 4), (4, 8))
+    odd_items: int = 4
     threads: tuple[tuple[int, int], ...] = ((2, 512), (4, 384))
     slice_bytes: int = 65_536
     cluster: int = 8
@@ -92,10 +97,17 @@ def holding(n: int, element_bytes: int, architecture: Architecture, chunk: int =
     """How rows of ``n`` elements are held; ``chunk``: elements that a scale is for, 0 without.
 
     In registers of 8, 16 or 32 lanes, of a block, in the shared memory of a cluster, or in slices.
+
+    Raises:
+        KernelError: overrides of the ladder that make no sense.
     """
     rung = rung_of(architecture)
+    told = override_of(n, element_bytes, architecture)
     vectors = -(-n * element_bytes // VECTOR_BYTES)
-    items, threads = dict(rung.items)[element_bytes], dict(rung.threads)[element_bytes]
+    items = told.get("items", dict(rung.items)[element_bytes])
+    threads = told.get("threads", dict(rung.threads)[element_bytes])
+    if n * element_bytes % VECTOR_BYTES:
+        items = min(items, rung.odd_items)
     # The lanes of a chunk are neighbours, in one item.
     lanes = max(8, chunk * element_bytes // VECTOR_BYTES)
     while lanes < WARP and vectors > lanes * items:
@@ -104,16 +116,22 @@ def holding(n: int, element_bytes: int, architecture: Architecture, chunk: int =
         lanes = -(-vectors // (WARP * items)) * WARP
     if lanes <= threads:
         return Holding(lanes, max(-(-vectors // lanes), 1))
-    return _in_shared(vectors, rung, architecture) or Holding(
+    slice_bytes, cluster = (
+        told.get("slice_bytes", rung.slice_bytes),
+        told.get("cluster", rung.cluster),
+    )
+    return _in_shared(vectors, slice_bytes, cluster, architecture) or Holding(
         _SLICE_THREADS,
         SLICE * element_bytes // VECTOR_BYTES // _SLICE_THREADS,
         slices=-(-n // SLICE),
     )
 
 
-def _in_shared(vectors: int, rung: Rung, architecture: Architecture) -> Holding | None:
-    cluster, most = 1, min(rung.cluster, architecture.max_cluster)
-    while cluster < most and vectors * VECTOR_BYTES > cluster * rung.slice_bytes:
+def _in_shared(
+    vectors: int, slice_bytes: int, most: int, architecture: Architecture
+) -> Holding | None:
+    cluster, most = 1, min(most, architecture.max_cluster)
+    while cluster < most and vectors * VECTOR_BYTES > cluster * slice_bytes:
         cluster *= 2
     held = Holding(_SHARED_THREADS, 0, -(-vectors // (cluster * _SHARED_THREADS)), cluster)
     return held if held.shared_bytes + _SCRATCH_BYTES <= architecture.shared_bytes else None

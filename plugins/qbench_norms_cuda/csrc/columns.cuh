@@ -30,7 +30,7 @@ __device__ __forceinline__ Words<T> load_row(const T* from, int live, bool there
     return load_words<WIDTH, false>(from, there ? live : 0);
 }
 
-/// Sums of one column in double: for what overflows the squares of float32.
+/// Sums of one column in double: for squares that float32 does not hold.
 template <class T>
 __device__ __forceinline__ Pair exact_column(const ImageArgs& a, const Strip<T>& strip, const T* x, int e, float pivot) {
     Pair sums = {0.0, 0.0};
@@ -81,7 +81,7 @@ __device__ __forceinline__ void forward_strip(const ImageArgs& a, long long imag
             }
         }
     }
-    unsigned beyond = 0;  // a bit for each channel whose squares overflow
+    unsigned beyond = 0;  // a bit for each channel whose squares float32 does not hold
 #pragma unroll
     for (int e = 0; e < LANES; ++e) {
         if (count == 0.0f || e >= strip.live) {
@@ -90,7 +90,7 @@ __device__ __forceinline__ void forward_strip(const ImageArgs& a, long long imag
         }
         const float pivot = pivot_of<Norm, ColumnOrder, T>(a, image, strip.channel + e);
         sums[e] = about_pivot(count, centre[e], residues[e], squares[e], pivot);
-        if (!(squares[e] <= LARGEST)) beyond |= 1u << e;
+        if (!in_range(a, squares[e])) beyond |= 1u << e;
     }
 #pragma unroll 1
     for (int e = 0; beyond >> e; ++e)
@@ -103,10 +103,14 @@ __device__ __forceinline__ void backward_strip(const ImageArgs& a, long long ima
     const long long start = ColumnOrder::offset(a, image, 0);
     const T* const x = static_cast<const T*>(a.x) + start;
     const T* const dy = static_cast<const T*>(a.dy) + start;
-    float mean[LANES], level[LANES], tilt[LANES];
+    float mean[LANES], scale[LANES], level[LANES], tilt[LANES];
 #pragma unroll
     for (int e = 0; e < LANES; ++e) {
-        mean[e] = e < strip.live ? a.statistics[set_of<Norm>(a, image, strip.channel + e)].mean : 0.0f;
+        mean[e] = 0.0f, scale[e] = 1.0f;
+        if (e < strip.live) {
+            const Statistics s = a.statistics[set_of<Norm>(a, image, strip.channel + e)];
+            mean[e] = s.mean, scale[e] = s.scale();
+        }
         level[e] = tilt[e] = 0.0f;
     }
     for (long long row = strip.first; row < strip.end; row += ITEMS * strip.step) {
@@ -125,12 +129,12 @@ __device__ __forceinline__ void backward_strip(const ImageArgs& a, long long ima
             for (int e = 0; e < LANES; ++e) {
                 const float d = incoming[i].at(e);
                 level[e] += d;
-                tilt[e] = fmaf(d, held[i].at(e) - mean[e], tilt[e]);
+                tilt[e] = fmaf(d, (held[i].at(e) - mean[e]) * scale[e], tilt[e]);
             }
         }
     }
 #pragma unroll
-    for (int e = 0; e < LANES; ++e) sums[e] = {level[e], tilt[e]};
+    for (int e = 0; e < LANES; ++e) sums[e] = {level[e], static_cast<double>(tilt[e]) * (1.0f / scale[e])};
 }
 
 /// First kernel. Blocks: unit tiles · units · parts · images, tiles first; threads: IMAGE_THREADS.

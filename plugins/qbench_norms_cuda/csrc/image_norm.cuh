@@ -9,6 +9,7 @@
 
 constexpr int IMAGE_THREADS = 256;
 constexpr float LARGEST = 3.402823466e38f;  // of float32; NaN and infinity are not below it
+constexpr float FAR_FROM_UNDERFLOW = 7.9e-31f;  // 2^-100: what underflows in a few additions does not show
 
 /// Two sums. Forward: of x − pivot and of its square, about a pivot that the whole set shares, so that
 /// sums of parts merge by addition (Chan's formula for a common centre). Backward: of dy and dy·(x − mean).
@@ -18,14 +19,22 @@ struct Pair {
 
 __device__ __forceinline__ Pair operator+(Pair a, Pair b) { return {a.first + b.first, a.second + b.second}; }
 
-/// What is applied to a channel: gradient · dy + (x − mean) · slope + shift.
+/// What is applied to a channel: (x − mean) · slope + shift, and backward
+/// gradient · dy + (x − mean) · scale · slope + shift.
 struct alignas(16) Coefficients {
-    float mean, slope, shift, gradient;
+    float mean, slope, shift, gradient, scale;
 };
 
 /// Of a set: its mean and 1 / sqrt(variance + eps), and what rounding each to float32 left out.
 struct alignas(16) Statistics {
     float mean, mean_rest, rstd, rstd_rest;
+
+    /// The power of two next below rstd: (x − mean) · scale is near 1, and scaled without being rounded.
+    /// Products with it stay in the range of float32 where those with rstd² or of x − mean itself do not.
+    __device__ __forceinline__ float scale() const {
+        const float power = __uint_as_float(__float_as_uint(rstd) & 0x7f800000u);
+        return fminf(fmaxf(power, 1.1754943508e-38f), 8.5070591730e37f);  // 2^-126, 2^126: both have inverses
+    }
 };
 
 /// Weights or biases, one a channel; float32, float16 or bfloat16 as `type` is 0, 1 or 2.
@@ -105,6 +114,11 @@ __device__ __forceinline__ float pivot_of(const ImageArgs& a, long long image, l
     return fabsf(value) <= LARGEST ? value : 0.0f;
 }
 
+/// Whether a float32 sum of squares is as good as any: none overflowed, and none that matters underflowed.
+__device__ __forceinline__ bool in_range(const ImageArgs& a, float squares) {
+    return squares <= LARGEST && (squares >= FAR_FROM_UNDERFLOW || a.eps >= FAR_FROM_UNDERFLOW);
+}
+
 /// Sums about `pivot` from those about `centre`, a number close to the values: no cancellation.
 __device__ __forceinline__ Pair about_pivot(float count, float centre, float residues, float squares, float pivot) {
     const double shift = static_cast<double>(centre) - pivot;
@@ -157,7 +171,7 @@ __device__ __forceinline__ void sum_sets(int sets, int entries, Pair* scratch, E
 __device__ __forceinline__ Coefficients forward_coefficients(const ImageArgs& a, Statistics s, long long channel) {
     const float weight = a.weight.at(channel, 1.0f);
     const float slope = fmaf(s.rstd, weight, s.rstd_rest * weight);
-    return {s.mean, slope, fmaf(-s.mean_rest, slope, a.bias.at(channel, 0.0f)), 0.0f};
+    return {s.mean, slope, fmaf(-s.mean_rest, slope, a.bias.at(channel, 0.0f)), 0.0f, 1.0f};
 }
 
 /// What the running statistics give a channel.
@@ -234,8 +248,9 @@ __device__ __forceinline__ Coefficients backward_coefficients(const ImageArgs& a
     const double count = static_cast<double>(a.group) * a.positions * (Norm::OVER_IMAGES ? a.images : 1);
     const double level = a.frozen ? 0.0 : sums.first / count, tilt = a.frozen ? 0.0 : sums.second / count;
     const double rstd = static_cast<double>(s.rstd) + s.rstd_rest;
-    return {s.mean, static_cast<float>(-rstd * rstd * tilt), static_cast<float>(rstd * (s.mean_rest * rstd * tilt - level)),
-            static_cast<float>(rstd * weight)};
+    const float scale = s.scale();
+    return {s.mean, static_cast<float>(-rstd * (rstd / scale) * tilt),
+            static_cast<float>(rstd * (s.mean_rest * rstd * tilt - level)), static_cast<float>(rstd * weight), scale};
 }
 
 template <class Norm>
@@ -313,7 +328,7 @@ __device__ __forceinline__ void put_parameter_gradients(const ImageArgs& a, Pair
 /// How an element is made of what was read and of the coefficients of its channel.
 template <bool BACKWARD>
 __device__ __forceinline__ float applied(const Coefficients& k, float x, float dy) {
-    const float affine = fmaf(x - k.mean, k.slope, k.shift);
+    const float affine = fmaf(BACKWARD ? (x - k.mean) * k.scale : x - k.mean, k.slope, k.shift);
     if (!BACKWARD) return affine;
     // Where nothing flows through the statistics, x need not be finite.
     return fmaf(k.gradient, dy, k.slope == 0.0f ? k.shift : affine);

@@ -38,7 +38,7 @@ __device__ __forceinline__ void load_tile(const PlaneTile<T>& tile, const void* 
         held[i] = load_words<WIDTH, STREAM>(start + i * tile.step, tile.live(i));
 }
 
-/// In double, element by element: for what overflows the squares of float32.
+/// In double, element by element: for squares that float32 does not hold.
 template <class T>
 __device__ __forceinline__ Pair exact_tile(const ImageArgs& a, const PlaneTile<T>& tile, float pivot) {
     Pair sums = {0.0, 0.0};
@@ -80,12 +80,12 @@ __device__ __forceinline__ Pair forward_tile(const ImageArgs& a, const PlaneTile
                 residues += d;
                 squares = fmaf(d, d, squares);
             }
-    if (!(squares <= LARGEST)) return exact_tile(a, tile, pivot);
+    if (!in_range(a, squares)) return exact_tile(a, tile, pivot);
     return about_pivot(static_cast<float>(count), centre, residues, squares, pivot);
 }
 
 template <int WIDTH, class T>
-__device__ __forceinline__ Pair backward_tile(const ImageArgs& a, const PlaneTile<T>& tile, float mean) {
+__device__ __forceinline__ Pair backward_tile(const ImageArgs& a, const PlaneTile<T>& tile, float mean, float scale) {
     constexpr int LANES = ELEMENTS<T>;
     Words<T> held[PLANE_ITEMS], incoming[PLANE_ITEMS];
     load_tile<WIDTH>(tile, a.x, held);
@@ -98,12 +98,12 @@ __device__ __forceinline__ Pair backward_tile(const ImageArgs& a, const PlaneTil
         for (int e = 0; e < LANES; ++e) {
             const float dy = incoming[i].at(e);  // 0 where there is none
             its_level += dy;
-            its_tilt = fmaf(dy, held[i].at(e) - mean, its_tilt);
+            its_tilt = fmaf(dy, (held[i].at(e) - mean) * scale, its_tilt);
         }
         level += its_level;
         tilt += its_tilt;
     }
-    return {level, tilt};
+    return {level, static_cast<double>(tilt) * (1.0f / scale)};
 }
 
 /// Sum over `lanes` threads side by side (a power of two), in the first of them.
@@ -154,10 +154,11 @@ template <class Norm, int WIDTH, bool BACKWARD, class T>
 __device__ __forceinline__ void sum_share(const ImageArgs& a, const PlaneShare<T>& mine, Pair* scratch) {
     Pair sum = {0.0, 0.0};
     if (mine.live) {
-        const float centre = BACKWARD ? a.statistics[set_of<Norm>(a, mine.image, mine.channel)].mean
-                                      : pivot_of<Norm, PlaneOrder, T>(a, mine.image, mine.channel);
+        const long long set = set_of<Norm>(a, mine.image, mine.channel);
+        const float centre = BACKWARD ? a.statistics[set].mean : pivot_of<Norm, PlaneOrder, T>(a, mine.image, mine.channel);
+        const float scale = BACKWARD ? a.statistics[set].scale() : 1.0f;
         mine.each_round(a, [&](const PlaneTile<T>& tile) {
-            if (BACKWARD) sum = sum + backward_tile<WIDTH>(a, tile, centre);
+            if (BACKWARD) sum = sum + backward_tile<WIDTH>(a, tile, centre, scale);
             else sum = sum + forward_tile<WIDTH>(a, tile, centre, [](int, const Words<T>&) {});
         });
     }

@@ -35,6 +35,16 @@ struct Place {
     }
 };
 
+/// The same to all but the compiler, where accesses of WIDTH elements are too narrow: what is live of a
+/// row is worked out again in each pass over it, rather than kept for every element.
+template <int WIDTH, class T>
+__device__ __forceinline__ Place<T> again(Place<T> place) {
+#ifndef QB_HOST_EMU
+    if constexpr (WIDTH < LANES_OF<T>) asm volatile("" : "+r"(place.first), "+r"(place.n));
+#endif
+    return place;
+}
+
 __device__ __forceinline__ void round_pair(float a, float b, unsigned& to, __half) {
     const __half2 pair = __floats2half2_rn(a, b);
     to = reinterpret_cast<const unsigned&>(pair);

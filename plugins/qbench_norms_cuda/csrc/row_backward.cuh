@@ -244,7 +244,9 @@ struct RowBackwardBlock {
         if (a.multiplier_row_stride) from = multiplier_of(turn) + item * ring.place.step * LANES;
 #pragma unroll
         for (int k = 0; k < LANES; k += EACH) {
-            const int there = qb::at_most(ring.place.live(item) > 0 ? live(item) - k : 0, EACH);
+            // Threads whose rows have all been done go on to the end with the others.
+            const bool has_row = turn < turns && ring.place.live(item) > 0;
+            const int there = qb::at_most(has_row ? live(item) - k : 0, EACH);
             const auto got = load_words<qb::at_most(WIDTH, EACH), false>(from + k, there);
 #pragma unroll
             for (int e = 0; e < EACH; ++e) m[k + e] = got.at(e) + a.multiplier_offset;

@@ -134,15 +134,17 @@ __device__ __forceinline__ void read_row(HELD& held, const Place<T>& place, cons
 
 /// Count, mean and squares of (x − pivot) · factor of one thread: two passes over what it holds.
 template <int WIDTH, class T, class HELD>
-__device__ __forceinline__ Moments described(HELD& held, const Place<T>& place, float pivot, float factor, Moments) {
+__device__ __forceinline__ Moments described(HELD& held, const Place<T>& at, float pivot, float factor, Moments) {
     float sum = 0.0f, m2 = 0.0f;
     int count = 0;
     held.forget();
+    Place<T> place = again<WIDTH>(at);
     each_item(held, [&](int i) {
         sum += sum_of<WIDTH>(held[i], place.live(i), [&](float x) { return (x - pivot) * factor; });
         count += max(0, min(place.live(i), LANES_OF<T>));
     });
     held.forget();
+    place = again<WIDTH>(at);
     const float mean = count > 0 ? sum / static_cast<float>(count) : 0.0f;
     each_item(held, [&](int i) {
         m2 += sum_of<WIDTH>(held[i], place.live(i), [&](float x) {
@@ -155,9 +157,10 @@ __device__ __forceinline__ Moments described(HELD& held, const Place<T>& place, 
 
 /// Sum of the squares of x · factor of one thread.
 template <int WIDTH, class T, class HELD>
-__device__ __forceinline__ Sums<1> described(HELD& held, const Place<T>& place, float, float factor, Sums<1>) {
+__device__ __forceinline__ Sums<1> described(HELD& held, const Place<T>& at, float, float factor, Sums<1>) {
     float sum = 0.0f;
     held.forget();
+    const Place<T> place = again<WIDTH>(at);
     each_item(held, [&](int i) {
         sum += sum_of<WIDTH>(held[i], place.live(i), [&](float x) { return x * factor * (x * factor); });
     });
@@ -356,8 +359,9 @@ __device__ __forceinline__ Divisor scale_of_item(const Packed<T>& y, const Posit
 
 /// Every step but the first of rows in slices needs the statistics; ENLARGE ends with an amax a slice.
 template <class T, class W, class NORM, class OUT, int LANES, int ITEMS, int WIDTH, Stage STAGE>
-__device__ __forceinline__ void write_row(typename Holding<T, ITEMS>::type& held, const Position<T>& at, const Standard& standard, const RowForward& a) {
+__device__ __forceinline__ void write_row(typename Holding<T, ITEMS>::type& held, Position<T> at, const Standard& standard, const RowForward& a) {
     constexpr int V = LANES_OF<T>;
+    at.place = again<WIDTH>(at.place);
     constexpr bool CLUSTER = ITEMS == 0 && STAGE == WHOLE;
     const long long begin = at.row * a.n + at.begin;
     if constexpr (!OUT::QUANTIZED) {
@@ -400,16 +404,18 @@ __device__ __forceinline__ void write_row(typename Holding<T, ITEMS>::type& held
 
 __host__ __device__ constexpr int block_of(int lanes) { return lanes <= WARP ? SEVERAL : lanes; }
 
-/// Threads of a multiprocessor that there are registers for: 64 a thread, or 80 where more is held.
-__host__ __device__ constexpr int resident(int items, bool more) {
-    return items <= 4 && !more ? 1024 : 768;
+/// Threads of a multiprocessor that there are registers for: 64 a thread; 80 where more is done (rows in
+/// slices, codes, shifting) or held; 128 where both.
+__host__ __device__ constexpr int resident(int items, bool sliced, bool more) {
+    if (items <= 4) return sliced || more ? 768 : 1024;
+    return more ? 512 : 768;
 }
 
 /// One norm of each row. LANES: threads of a row (8, 16, 32), or the most of a block that has one row.
 /// ITEMS: vectors of a thread, in registers; 0 for shared memory, a.items of them. WIDTH: elements that
 /// every operand is aligned to.
 template <class T, class W, class NORM, class OUT, int LANES, int ITEMS, int WIDTH, Stage STAGE>
-__global__ void __launch_bounds__(block_of(LANES), resident(ITEMS, STAGE != WHOLE || OUT::QUANTIZED || WIDTH < LANES_OF<T>) / block_of(LANES))
+__global__ void __launch_bounds__(block_of(LANES), resident(ITEMS, STAGE != WHOLE, OUT::QUANTIZED || WIDTH < LANES_OF<T>) / block_of(LANES))
     row_forward(const __grid_constant__ RowForward a) {
     using S = typename NORM::Statistic;
     constexpr bool CLUSTER = ITEMS == 0 && STAGE == WHOLE;

@@ -66,8 +66,8 @@ def batch_norm(
     x (N, C, ...); the others (C,). ``training``: mean and var are those of the batch (divisor: their
     number), and running statistics, where given, move in place:
     ``running += momentum · (batch − running)``, with the unbiased variance. Otherwise they are the running
-    ones. For a cumulative average, ``momentum=1 / number of batches so far``. An empty batch leaves the
-    running statistics as they are.
+    ones. For a cumulative average, torch's ``momentum=None`` of modules that count, pass
+    ``momentum=1 / number of batches so far``. An empty batch leaves the running statistics as they are.
 
     Raises:
         SingleValueError: training with one value a channel; a LaunchError and a ValueError.

@@ -14,7 +14,9 @@ from __future__ import annotations
 
 from torch import Tensor
 
+from qbench_norms_cuda.checks import dtype_of
 from qbench_norms_cuda.ops.rows import ROW_NORM
+from qbench_suite import LaunchError
 
 
 def layer_norm(
@@ -77,8 +79,8 @@ def add_rms_norm(
 def adaptive_layer_norm(x: Tensor, scale: Tensor, shift: Tensor, eps: float = 1e-6) -> Tensor:
     """``(x − mean) / sqrt(var + eps) · (1 + scale) + shift`` over the last axis.
 
-    x (B, T, N); scale and shift (B, 1, N), one row a batch, or (B, T, N), one a token: views of any
-    stride, such as ``condition.chunk(6, -1)`` gives.
+    x (B, T, N); scale and shift (B, 1, N), one row a batch, or (B, T, N), one a token, each its own
+    way: views of any stride, such as ``condition.chunk(6, -1)`` gives.
     """
     y: Tensor = ROW_NORM(x, "layer", eps, None, None, 0.0, None, None, scale, shift)[0]
     return y
@@ -98,7 +100,25 @@ def gated_adaptive_layer_norm(
 def weight_norm(v: Tensor, g: Tensor) -> Tensor:
     """``g · v / ‖v‖``, the Euclidean norm over all axes but the first.
 
-    v (O, ...); g with O elements, (O,) or (O, 1, ...). A row of zeros gives NaN, as the formula does.
+    v (O, ...), of two axes at least; g with O elements, (O,) or (O, 1, ...). A row of zeros gives NaN,
+    as the formula does.
     """
+    _check_direction(v, g)
     w: Tensor = ROW_NORM(v.flatten(1), "l2", 0.0, g.flatten(), None, 0.0, None, None, None, None)[0]
     return w.reshape(v.shape)
+
+
+def _check_direction(v: Tensor, g: Tensor) -> None:
+    """``v`` has rows, of one axis or more, and ``g`` a length for each."""
+    for name, tensor in (("v", v), ("g", g)):
+        dtype_of(name, tensor)
+    if v.dim() < 2:
+        raise LaunchError(
+            "weight_norm takes the norm over all axes but the first; v has shape "
+            f"{tuple(v.shape)}; give it a second axis with unsqueeze(-1)."
+        )
+    if g.numel() != v.shape[0]:
+        raise LaunchError(
+            f"g has one element for each of {v.shape[0]} rows of v; its shape is {tuple(g.shape)}; "
+            f"pass one of shape ({v.shape[0]},)."
+        )

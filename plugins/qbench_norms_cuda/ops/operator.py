@@ -23,9 +23,10 @@ class Operator:
     """An operation of ``torch.ops.qbench_norms``, called past torch's dispatcher wherever that is the same.
 
     The dispatcher with its autograd in Python takes longer than a small kernel runs. So ``run`` is
-    called at once where all tensors are plain and nothing looks on (no compilation, no tracing, no
-    transform, no dispatch mode), within an ``autograd.Function`` of its own where a gradient is wanted;
-    else ``torch.ops`` gets the call. Both compute the same.
+    called at once where all tensors are plain, none a negative view (``c.conj().imag``), and nothing
+    looks on (no compilation, no tracing, no transform, no dispatch mode), within an
+    ``autograd.Function`` of its own where a gradient is wanted; else ``torch.ops`` gets the call. Both
+    compute the same.
 
     ``schema``: as torch.library has it, name first. ``run(*args)``: the outputs; of one that there is
     not, None, which ``torch.ops`` gives as an empty tensor. ``fake(*args)``: likewise, without data.
@@ -68,9 +69,13 @@ class Operator:
         """The outputs."""
         if torch.compiler.is_compiling() or is_in_torch_dispatch_mode() or _transformed(args):
             return self.overload(*args)
+        if torch._C._is_tracing():
+            return self.overload(*args)
         wanted = False
         for value in args:
             if type(value) in _PLAIN:
+                if value.is_neg():  # memory has the other sign, which the dispatcher sees to
+                    return self.overload(*args)
                 wanted = wanted or value.requires_grad
             elif isinstance(value, Tensor):
                 return self.overload(*args)
@@ -98,10 +103,10 @@ def _transformed(args: tuple[Any, ...]) -> bool:
 
 
 class _Last(torch.autograd.Function):
-    """Hands a gradient on that has no gradient itself."""
+    """Hands a gradient on that has no gradient itself, by none of the tensors that it is made of."""
 
     @staticmethod
-    def forward(ctx: Any, gradient: Tensor) -> Tensor:
+    def forward(ctx: Any, gradient: Tensor, *_: Tensor) -> Tensor:
         return gradient.view_as(gradient)
 
     @staticmethod
@@ -121,7 +126,8 @@ def _once(backward: Callable[..., Any]) -> Callable[..., Any]:
         if not torch.is_grad_enabled():
             return found
         found = found if isinstance(found, tuple) else (found,)
-        return tuple(g if g is None else _Last.apply(g.detach().requires_grad_()) for g in found)
+        made_of = [t for t in (*gradients, *ctx.saved_tensors) if isinstance(t, Tensor)]
+        return tuple(g if g is None else _Last.apply(g.detach(), *made_of) for g in found)
 
     return wrapped
 

@@ -22,7 +22,7 @@ from qbench_norms_cuda.ops.operator import Operator
 from qbench_norms_cuda.row_backward import row_backward
 from qbench_norms_cuda.row_forward import Quantization, RowOutputs, row_forward
 from qbench_norms_cuda.strides import packed
-from qbench_suite import architecture_of
+from qbench_suite import LaunchError, architecture_of
 
 #: What every norm of rows takes, in order, as a schema has it.
 SCHEMA = (
@@ -47,10 +47,21 @@ def checked(
     check_statistic(statistic)
     check_rows("x", x)
     check_eps(eps)
+    if statistic == "l2":
+        _check_alone(bias=bias, residual=residual, gate=gate, scale=scale, shift=shift)
     if weight is not None or bias is not None:
         rows = x.numel() // x.shape[-1]
         check_affine(weight, bias, rows if statistic == "l2" else x.shape[-1], x)
     check_fused(residual, gate, scale, shift, x)
+
+
+def _check_alone(**others: Tensor | None) -> None:
+    """Rows normalized by ``l2`` have one factor each, the weight, and none of ``others``."""
+    if given := [name for name, tensor in others.items() if tensor is not None]:
+        raise LaunchError(
+            "rows normalized by 'l2' have a weight and nothing else; given are "
+            f"{' and '.join(given)}; leave out what is not the weight, or use 'rms'."
+        )
 
 
 def forward(
@@ -111,9 +122,12 @@ def _fake(x: Tensor, *args: Any) -> tuple[Tensor | None, ...]:
 
 
 def _setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Any, ...]) -> None:
-    x, statistic, _, weight, _, weight_offset, residual, gate, scale, _ = inputs
+    x, statistic, _, weight, _, weight_offset, residual, gate, scale, shift = inputs
     _, total, offset, rstd = output
     ctx.statistic, ctx.weight_offset, ctx.added = statistic, weight_offset, residual is not None
+    ctx.tokens_share_shift = None
+    if scale is not None and scale.shape != shift.shape:
+        ctx.tokens_share_shift = shift.shape[1] == 1
     normalized = total if ctx.added else x
     ctx.save_for_backward(
         normalized, offset, rstd, weight, scale, gate, x if gate is not None else None
@@ -131,8 +145,13 @@ def _backward(ctx: Any, dy: Tensor | None, dtotal: Tensor | None, *_: Any) -> tu
     normalized, offset, rstd, weight, scale, gate, x = ctx.saved_tensors
     wanted = ctx.needs_input_grad
     sums = wanted[0] or wanted[6] or wanted[7]  # those of what is normalized
-    needs = [name for place, name in _PLACES.items() if (wanted[place] if place else sums)]
     dy = torch.zeros_like(normalized) if dy is None else dy
+    apart = {} if ctx.tokens_share_shift is None else {"dshift": _of_shift(ctx, dy)}
+    needs = [
+        name
+        for place, name in _PLACES.items()
+        if (wanted[place] if place else sums) and name not in apart
+    ]
     made = dict(
         zip(
             needs,
@@ -143,12 +162,22 @@ def _backward(ctx: Any, dy: Tensor | None, dtotal: Tensor | None, *_: Any) -> tu
             strict=True,
         )
     )
+    made.update(apart)
     gradients: list[Tensor | None] = [made.get(_PLACES.get(place, "")) for place in range(10)]
     if ctx.added:
         gradients[6] = gradients[0]
     if gate is not None:
         gradients[0], gradients[7] = _through_gate(gradients[6], x, gate, wanted)
     return tuple(g if want else None for g, want in zip(gradients, wanted, strict=True))
+
+
+def _of_shift(ctx: Any, dy: Tensor) -> Tensor | None:
+    """The gradient of a shift of another shape than the scale, which kernels do not make."""
+    if not ctx.needs_input_grad[9]:
+        return None
+    if not ctx.tokens_share_shift:
+        return dy
+    return dy.sum(1, keepdim=True, dtype=torch.float32).to(dy.dtype)
 
 
 def _through_gate(
@@ -195,7 +224,7 @@ def _run_backward(
 def _gradients_of(
     x: Tensor, weight: Tensor | None, scale: Tensor | None
 ) -> dict[str, Tensor | None]:
-    """The tensor that each gradient belongs to, or is like."""
+    """The tensor that each gradient belongs to, or is like: an addend is like its multiplier."""
     return {"dx": x, "dweight": weight, "dbias": weight, "dscale": scale, "dshift": scale}
 
 

@@ -120,7 +120,53 @@ MISTAKES: dict[str, tuple[Callable[[], object], type[KernelError], str]] = {
     "negative eps": (lambda: ops.rms_norm(X, eps=-1e-6), LaunchError, "not negative; it is -1e-06"),
     "eps of NaN": (lambda: ops.layer_norm(X, eps=math.nan), LaunchError, "it is nan; use"),
     "infinite eps": (lambda: ops.qk_norm(HEADS, HEADS, eps=math.inf), LaunchError, "it is inf"),
-    "g of another length": (lambda: ops.weight_norm(X, torch.ones(5)), LaunchError, "each of 4"),
+    "g of another length": (
+        lambda: ops.weight_norm(X, torch.ones(5)),
+        LaunchError,
+        r"g has one element for each of 4 rows of v; its shape is \(5,\)",
+    ),
+    "a vector to be weight-normalized": (
+        lambda: ops.weight_norm(W, W),
+        LaunchError,
+        r"v has shape \(32,\); give it a second axis",
+    ),
+    "a number to be weight-normalized": (
+        lambda: ops.weight_norm(ALPHA[0], ALPHA),
+        LaunchError,
+        r"v has shape \(\)",
+    ),
+    "a number as scale": (
+        lambda: ops.quantized_rms_norm(X, mode="static", scale=0.5),  # type: ignore[arg-type]
+        LaunchError,
+        "dense tensors; scale is a float; pass a tensor",
+    ),
+    "a number as alpha": (
+        lambda: ops.dynamic_tanh(X, 0.5),  # type: ignore[arg-type]
+        LaunchError,
+        "alpha is a float; pass a tensor",
+    ),
+    "sparse input": (
+        lambda: ops.layer_norm(X.to_sparse()),
+        LaunchError,
+        "x is a tensor of layout torch.sparse_coo; convert",
+    ),
+    "sparse residual": (
+        lambda: ops.add_rms_norm(X, X.to_sparse()),
+        LaunchError,
+        "residual is a tensor of layout torch.sparse_coo; convert",
+    ),
+    "l2 with a bias": (
+        lambda: torch.ops.qbench_norms.row_norm(X, "l2", 0.0, W[:4], W[:4], 0.0, *[None] * 4),
+        LaunchError,
+        "'l2' have a weight and nothing else; given are bias; leave",
+    ),
+    "l2 with a condition": (
+        lambda: torch.ops.qbench_norms.row_norm(
+            IMAGE, "l2", 0.0, None, None, 0.0, None, None, CONDITION, CONDITION
+        ),
+        LaunchError,
+        "given are scale and shift; leave",
+    ),
     "unknown mode": (
         lambda: ops.quantized_rms_norm(X, mode="block"),
         LaunchError,

@@ -18,6 +18,7 @@ from qbench_suite import (
     SM_100,
     Architecture,
     CudaSource,
+    DeviceError,
     LaunchError,
     NormKernel,
     NormProblem,
@@ -139,6 +140,24 @@ def test_huge_and_tiny_values(
 ) -> None:
     x = torch.randn(3, 32, 8, 8, device=device).mul(scale).to(memory_format=layout)
     assert ulp_errors(normalized(x), exact(x)[0]).max_ulp <= 4
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last], ids=str)
+@pytest.mark.parametrize("shape", [(2, 6, 8, 8), (2, 6, 5, 7), (1, 6, 40, 40)], ids=name_of)
+@pytest.mark.parametrize("scale", [1e-35, 1e-25, 1e25])
+def test_without_eps_no_square_underflows_or_overflows(
+    layout: torch.memory_format, shape: tuple[int, ...], scale: float, device: torch.device
+) -> None:
+    x = (torch.randn(shape, device=device) * scale).to(memory_format=layout).requires_grad_()
+    weight = torch.randn(6, device=device, requires_grad=True)
+    dy = torch.randn(shape, device=device) * 1e-3
+    doubles = [t.detach().double().requires_grad_() for t in (x, weight)]
+    y = batch_norm(x, None, None, weight, training=True, eps=0.0)
+    expected = F.batch_norm(doubles[0], None, None, doubles[1], training=True, eps=1e-300)
+    made = (y.detach(), *torch.autograd.grad(y, [x, weight], dy))
+    references = (expected.detach(), *torch.autograd.grad(expected, doubles, dy.double()))
+    for output, reference in zip(made, references, strict=True):
+        assert (output - reference).abs().max() <= 4e-7 * reference.abs().max()
 
 
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last], ids=str)
@@ -285,6 +304,13 @@ def test_an_empty_batch(shape: tuple[int, ...], device: torch.device) -> None:
     assert batch_norm(x, mean, var).shape == x.shape
 
 
+def test_an_empty_batch_is_on_a_device_with_kernels_too() -> None:
+    x, ones = torch.empty(0, 6, 5, 7), torch.ones(6)
+    for training in (False, True):
+        with pytest.raises(DeviceError):
+            batch_norm(x, ones, ones, training=training)
+
+
 def test_a_dispatched_call_is_the_same(device: torch.device) -> None:
     x = torch.randn(3, 32, 8, 8, device=device, requires_grad=True)
     weight, bias, mean = torch.randn(3, 32, device=device)
@@ -306,6 +332,8 @@ def test_what_does_not_fit_is_refused(device: torch.device) -> None:
         batch_norm(x)
     with pytest.raises(LaunchError, match="momentum is the share"):
         batch_norm(x, ones, ones, training=True, momentum=float("nan"))
+    with pytest.raises(LaunchError, match="it is None; for a cumulative average pass 1 / number"):
+        batch_norm(x, ones, ones, training=True, momentum=None)  # type: ignore[arg-type]
     with pytest.raises(LaunchError, match=r"weight has one element for each of 6"):
         batch_norm(x, ones, ones, ones[:5])
     with pytest.raises(LaunchError, match=r"axes \(N, C, ...\)"):

@@ -12,11 +12,13 @@ from qbench_norms_cuda import images as raw
 from qbench_norms_cuda.image_launch import SOURCES, ImageNorm
 from qbench_norms_cuda.image_plan import resident_plan
 from qbench_norms_cuda.ops.group import GROUP_NORM
+from qbench_norms_cuda.ops.image_backward import IMAGE_NORM_BACKWARD
 from qbench_norms_cuda.ops.images import KERNELS, group_norm, instance_norm
 from qbench_suite import (
     SM_80,
     SM_90,
     Architecture,
+    DeviceError,
     LaunchError,
     NormKernel,
     NormProblem,
@@ -142,6 +144,23 @@ def test_numbers_that_are_hard(path: str, case: str, device: torch.device) -> No
     assert ulp_errors(normalized(laid(x, path), 4), exact(x, 4)).max_ulp <= 4
 
 
+@pytest.mark.parametrize("scale", [1e-35, 1e-25, 1e-21, 1.0, 1e25])
+@pytest.mark.parametrize("shape", [(2, 8, 6, 6), (2, 8, 5, 7)], ids=name_of)
+def test_without_eps_no_square_underflows_or_overflows(
+    path: str, shape: tuple[int, ...], scale: float, device: torch.device
+) -> None:
+    x = laid(torch.randn(shape, device=device) * scale, path).requires_grad_()
+    weight = torch.randn(8, device=device, requires_grad=True)
+    dy = torch.randn(shape, device=device) * 1e-3
+    doubles = [t.detach().double().requires_grad_() for t in (x, weight)]
+    y = group_norm(x, 2, weight, eps=0.0)
+    expected = F.group_norm(doubles[0], 2, doubles[1], eps=0.0)
+    made = (y.detach(), *torch.autograd.grad(y, [x, weight], dy))
+    references = (expected.detach(), *torch.autograd.grad(expected, doubles, dy.double()))
+    for output, reference in zip(made, references, strict=True):
+        assert (output - reference).abs().max() <= 4e-7 * reference.abs().max()
+
+
 @pytest.mark.parametrize("value", [0.0, 3.0, -1e30])
 def test_a_constant_group_gives_the_bias(path: str, value: float, device: torch.device) -> None:
     x = laid(torch.full((3, 32, 8, 8), value, device=device), path)
@@ -231,6 +250,33 @@ def test_an_empty_batch(path: str, shape: tuple[int, ...], device: torch.device)
     assert not dweight.any()
 
 
+@pytest.mark.parametrize(
+    "parameters", [(torch.float16, torch.float32), (torch.float32, torch.float16)]
+)
+def test_each_gradient_is_rounded_once_to_its_own_dtype(
+    path: str, parameters: tuple[torch.dtype, torch.dtype], device: torch.device
+) -> None:
+    x = laid(torch.randn(64, 4, 32, 32, device=device), path)
+    weight, bias = (
+        torch.ones(4, device=device, dtype=dtype).requires_grad_() for dtype in parameters
+    )
+    slope = 1.2345 if bias.dtype == torch.float32 else 0.12345
+    dy = torch.full_like(x, slope)
+    dweight, dbias = torch.autograd.grad(group_norm(x, 2, weight, bias), [weight, bias], dy)
+    assert (dweight.dtype, dbias.dtype) == parameters
+    error = ulp_errors(dbias, dy.double().sum((0, 2, 3)))
+    assert error.nonfinite == 0
+    assert error.max_ulp <= 1
+
+
+def test_an_empty_batch_is_on_a_device_with_kernels_too() -> None:
+    x = torch.randn(0, 8, 2)
+    with pytest.raises(DeviceError):
+        group_norm(x, 2)
+    with pytest.raises(DeviceError):
+        raw.image_norm_backward("group_norm", x, x, torch.empty(0, 4), None, groups=2)
+
+
 def test_instance_norm_is_that_of_torch(device: torch.device) -> None:
     x = torch.randn(3, 32, 8, 8, device=device)
     torch.testing.assert_close(instance_norm(x), F.instance_norm(x))
@@ -247,12 +293,65 @@ def test_what_does_not_fit_is_refused(device: torch.device) -> None:
     for groups in (0, -1, 4):
         with pytest.raises(LaunchError, match=f"groups divide the channels.*6; groups is {groups}"):
             group_norm(x, groups)
+    with pytest.raises(LaunchError, match=r"groups is 2\.0; choose a whole number"):
+        group_norm(x, 2.0)  # type: ignore[arg-type]
     with pytest.raises(LaunchError, match="bias has one element for each of 6"):
         group_norm(x, 2, ones, ones[:1])
     with pytest.raises(LaunchError, match="eps keeps"):
         group_norm(x, 2, eps=-1.0)
     with pytest.raises(LaunchError, match="int32"):
         group_norm(x.int(), 2)
+
+
+WRONG_BACKWARDS = {
+    "dy has the shape": {"dy": torch.randn(3, 6, 5)},
+    "dy has the dtype": {"dy": torch.randn(3, 6, 5, 7).half()},
+    "float64": {"dy": torch.randn(3, 6, 5, 7).double(), "x": torch.randn(3, 6, 5, 7).double()},
+    r"images have axes": {"dy": torch.randn(6), "x": torch.randn(6)},
+    r"for each of 6 sets.*float32 of shape \(6, 3\)": {"statistics": torch.ones(6, 3)},
+    r"for each of 6 sets.*float32 of shape \(5, 4\)": {"statistics": torch.ones(5, 4)},
+    r"for each of 6 sets.*float64 of shape": {"statistics": torch.ones(6, 4).double()},
+    "are on meta": {"statistics": torch.ones(6, 4, device="meta")},
+    "weight has one element for each of 6": {"weight": torch.ones(5)},
+    "weight is torch.int32": {"weight": torch.ones(6).int()},
+    "norm is 'layer_norm'": {"norm": "layer_norm"},
+    "groups is 0": {"groups": 0},
+    "groups is 4": {"groups": 4},
+    "'dgamma' is of none": {"needs": ["dx", "dgamma"]},
+    "bias_dtype is torch.int32": {"bias_dtype": torch.int32},
+}
+
+
+@pytest.mark.parametrize("message", WRONG_BACKWARDS)
+@pytest.mark.parametrize("dispatched", [False, True])
+def test_a_backward_of_what_does_not_fit_is_refused(message: str, *, dispatched: bool) -> None:
+    arguments = {
+        "dy": torch.randn(3, 6, 5, 7),
+        "x": torch.randn(3, 6, 5, 7),
+        "statistics": torch.ones(6, 4),
+        "weight": torch.ones(6),
+        "norm": "group_norm",
+        "groups": 2,
+        "frozen": False,
+        "needs": ["dx", "dweight", "dbias"],
+        "bias_dtype": None,
+    } | WRONG_BACKWARDS[message]
+    backward = IMAGE_NORM_BACKWARD.overload if dispatched else IMAGE_NORM_BACKWARD
+    with emulating(SM_90), pytest.raises((LaunchError, DeviceError), match=message):
+        backward(*arguments.values())
+
+
+def test_statistics_may_lie_anywhere(device: torch.device) -> None:
+    x, dy = torch.randn(2, 3, 6, 5, 7, device=device)
+    statistics = raw.group_norm_forward(x, 2, None, None, EPS)[1]
+    shifted = torch.empty(statistics.numel() + 1, device=device)[1:].view(-1, 4).copy_(statistics)
+    columns = statistics.t().contiguous().t()
+    given = [
+        IMAGE_NORM_BACKWARD(dy, x, s, None, "group_norm", 2, False, ["dx"])[0]
+        for s in (statistics, shifted, columns)
+    ]
+    assert torch.equal(given[0], given[1])
+    assert torch.equal(given[0], given[2])
 
 
 @pytest.mark.parametrize("architecture", [SM_80, SM_90], ids=str)

@@ -67,6 +67,7 @@ class Differentiable:
 
 N, B, T = 300, 2, 3
 ROWS, VECTOR, IMAGE = (3, 4, N), (N,), (B, T, N)
+SCALE_BY_BATCH, SHIFT_BY_BATCH = (IMAGE, (B, 1, N), IMAGE), (IMAGE, IMAGE, (B, 1, N))
 FUNCTIONS = [
     Differentiable("layer_norm", ops.layer_norm, layer, (ROWS, VECTOR, VECTOR)),
     Differentiable("rms_norm", ops.rms_norm, rms, (ROWS, VECTOR)),
@@ -92,6 +93,14 @@ FUNCTIONS = [
         "adaptive_by_batch", ops.adaptive_layer_norm, modulated, (IMAGE, (B, 1, N), (B, 1, N))
     ),
     Differentiable("adaptive_by_token", ops.adaptive_layer_norm, modulated, (IMAGE, IMAGE, IMAGE)),
+    Differentiable("adaptive_scale_by_batch", ops.adaptive_layer_norm, modulated, SCALE_BY_BATCH),
+    Differentiable("adaptive_shift_by_batch", ops.adaptive_layer_norm, modulated, SHIFT_BY_BATCH),
+    Differentiable(
+        "gated_scale_by_batch",
+        ops.gated_adaptive_layer_norm,
+        gated,
+        (IMAGE, IMAGE, *SCALE_BY_BATCH),
+    ),
     Differentiable(
         "gated_by_batch", ops.gated_adaptive_layer_norm, gated, (IMAGE, IMAGE, *[(B, 1, N)] * 3)
     ),
@@ -314,6 +323,62 @@ def test_a_gradient_that_it_has_not_is_an_error_and_never_left_out(device: torch
     _, _, total = ops.quantized_rms_norm(x, w, residual=x)
     with pytest.raises(KernelError, match="codes have no gradient"):
         total.sum().backward()
+
+
+@pytest.mark.parametrize("place", range(3))
+def test_a_second_gradient_is_an_error_by_whatever_it_is_asked_for(
+    place: int, device: torch.device
+) -> None:
+    """Where nothing used leads there, torch would say None, which is taken for 0."""
+    given = tensors(device, (4, N), VECTOR, (4, N))
+    x, w, dy = given
+    (dx,) = torch.autograd.grad(ops.rms_norm(x, w), x, dy, create_graph=True)
+    with pytest.raises(KernelError, match="no gradients of their own"):
+        torch.autograd.grad(dx.sum(), given[place], allow_unused=True)
+
+
+def test_a_view_of_the_other_sign(device: torch.device) -> None:
+    """Its memory has the sign of what it is a view of."""
+    x, w, dy = (value.detach() for value in tensors(device, (4, N), VECTOR, (4, N)))
+    other = [torch._neg_view(-values) for values in (x, w, dy)]
+    alpha = torch.complex(w[:1], -w[:1]).conj().imag
+    assert all(values.is_neg() for values in (*other, alpha))
+    assert torch.equal(ops.dynamic_tanh(x, alpha), ops.dynamic_tanh(x, w[:1]))
+    assert torch.equal(ops.rms_norm(other[0], w), ops.rms_norm(x, w))
+    assert torch.equal(ops.rms_norm(x, other[1]), ops.rms_norm(x, w))
+    plain = [x.requires_grad_(), w.requires_grad_()]
+    expected = torch.autograd.grad(ops.rms_norm(*plain), plain, dy)
+    viewed = [values.requires_grad_() for values in other[:2]]
+    for inputs in (plain, viewed):
+        found = torch.autograd.grad(ops.rms_norm(*inputs), inputs, other[2])
+        for gradient, reference in zip(found, expected, strict=True):
+            assert torch.equal(gradient, reference)
+
+
+def test_a_static_scale_that_is_none(device: torch.device) -> None:
+    """The table of docs/explanation/norms/quantized.md: nobody waits for the device to refuse it."""
+    x = torch.tensor([[0.0, 1.0, -1.0, 3.0] * 4], device=device)
+
+    def codes(scale: float, format: str) -> Tensor:
+        given = torch.tensor([scale], device=device)
+        found, _ = ops.quantized_rms_norm(x, mode="static", format=format, scale=given)
+        return found.float().nan_to_num(nan=-999.0)[0, :4]
+
+    for format, largest, of_nan in (("fp8_e4m3", 448.0, -999.0), ("int8", 127.0, 0.0)):
+        of_zero = torch.tensor([of_nan, largest, -largest, largest], device=device)
+        assert torch.equal(codes(0.0, format), of_zero)
+        assert torch.equal(codes(-0.5, format), -codes(0.5, format))
+        assert torch.equal(codes(torch.nan, format), torch.full_like(of_zero, of_nan))
+        assert torch.equal(codes(-torch.inf, format), torch.zeros_like(of_zero))
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit.trace:FutureWarning")
+@pytest.mark.filterwarnings("ignore:.*torch.jit.trace:DeprecationWarning")
+def test_traced_it_is_one_operation(device: torch.device) -> None:
+    x, w, other = (value.detach() for value in tensors(device, (4, N), VECTOR, (4, N)))
+    traced = torch.jit.trace(ops.rms_norm, (x, w))
+    assert [node.kind() for node in traced.graph.nodes()].count("qbench_norms::row_norm") == 1
+    assert torch.equal(traced(-other, w), ops.rms_norm(-other, w))
 
 
 def test_autocast_changes_nothing(device: torch.device) -> None:

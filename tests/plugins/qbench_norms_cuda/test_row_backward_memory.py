@@ -97,6 +97,20 @@ def test_nothing_is_touched_outside_of_rows(columns: int, before: bool) -> None:
         assert_equal(gradients(*inputs), expected)
 
 
+@pytest.mark.parametrize("columns", [64, 300, 512])
+def test_nothing_is_touched_outside_of_the_scales_of_tokens(columns: int) -> None:
+    """Six rows are not all that a block has at once: some of its threads have none."""
+    dy, x, scale = (drawn(2, 3, columns, device=CPU, seed=k).float() for k in range(3))
+    offset, rstd = saved(x)
+    needs = ("dx", "dscale", "dshift")
+    with emulating(SM_90):
+        expected = row_backward(dy, x, "layer", offset, rstd, scale=scale, needs=needs)
+        dy, x, scale = map(guarded, (dy, x, scale))
+        found = row_backward(dy, x, "layer", offset, rstd, scale=scale, needs=needs)
+    for name in needs:
+        assert torch.equal(getattr(found, name), getattr(expected, name)), name
+
+
 @pytest.mark.parametrize("columns", [128, 1000, 20_000])
 def test_a_row_is_the_same_in_any_batch(device: torch.device, columns: int) -> None:
     dy, x = (drawn(70, columns, device=device, seed=k) for k in range(2))

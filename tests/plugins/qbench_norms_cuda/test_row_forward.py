@@ -16,6 +16,7 @@ from qbench_suite import (
     SM_80,
     SM_90,
     Architecture,
+    LaunchError,
     NormOperation,
     NormProblem,
     architecture_of,
@@ -151,6 +152,18 @@ def test_weight_norm(shape: tuple[int, ...], dtype: torch.dtype, device: torch.d
     norms = inputs["v"].double().flatten(1).norm(dim=1)
     assert made.rstd is not None
     torch.testing.assert_close(made.rstd.double(), 1 / norms, rtol=1e-6, atol=0)
+
+
+@pytest.mark.parametrize("name", ["scale", "shift", "bias"])
+def test_a_row_of_a_weight_has_no_condition(name: str) -> None:
+    options: dict[str, Any] = {name: torch.ones(1, 1, 8)}
+    with pytest.raises(LaunchError, match=f"'l2' divides .*; {name} given as well; .*'rms'"):
+        row_forward(torch.ones(2, 3, 8), "l2", **options)
+
+
+def test_a_row_is_scaled_by_a_weight_or_a_condition() -> None:
+    with pytest.raises(LaunchError, match="both were given"):
+        row_forward(torch.ones(2, 8), "rms", weight=torch.ones(8), scale=torch.ones(1, 2, 8))
 
 
 @pytest.mark.parametrize("affine", ["weight_bias", "weight", "one_plus_weight", "none"])

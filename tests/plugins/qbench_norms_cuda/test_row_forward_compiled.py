@@ -20,6 +20,7 @@ pytestmark = pytest.mark.skipif(bool(inspection_unavailable()), reason=inspectio
 
 F32, F16, BF16 = torch.float32, torch.float16, torch.bfloat16
 TOKEN, CHUNK = Quantization("int8", "token"), Quantization("fp8_e4m3", "chunk128")
+STATIC, MX = Quantization("int8", "static"), Quantization("fp8_e4m3", "mx32")
 #: Kernel, length of rows, registers at most: 64 leave room for 1024 threads, 80 for 768.
 KERNELS = {
     "some lanes": (Kernel("rms", False, BF16, BF16), 768, 64),
@@ -61,3 +62,103 @@ def test_rows_of_odd_length_are_moved_128_bits_at_a_time(architecture: Architect
     assert used.registers <= 80
     assert used.wide_loads > 0
     assert used.wide_stores > 0
+
+
+#: What takes most registers: kernel, length of rows, elements that an access moves.
+WORST = {
+    "float32 that is shifted": (Kernel("layer", False, F32, F32), 4096, 1),
+    "float32 of odd length": (Kernel("layer", False, F32, F32), 4097, 1),
+    "float32 codes that are shifted": (Kernel("layer", False, F32, F32, STATIC), 768, 1),
+    "float32 codes of some lanes": (Kernel("layer", True, F32, F32, TOKEN), 1000, 4),
+    "float32 codes by row": (Kernel("rms", False, F32, F32, TOKEN), 12_288, 4),
+    "bfloat16 of odd length": (Kernel("layer", False, BF16, BF16), 4097, 1),
+}
+
+
+def spilled(kernel: Kernel, n: int, width: int, architecture: Architecture) -> dict[str, object]:
+    """The stages of a kernel that use memory for what registers do not hold."""
+    held = holding(n, kernel.dtype.itemsize, architecture, kernel.chunk)
+    functions = {stage: kernel.function(held, width, stage) for stage in kernel.stages(held)}
+    used = {name: inspect_function(each, architecture) for name, each in functions.items()}
+    return {name: each for name, each in used.items() if each.spill_bytes or each.stack_bytes}
+
+
+@pytest.mark.parametrize("architecture", [SM_80, SM_90, SM_100], ids=str)
+@pytest.mark.parametrize(("kernel", "n", "width"), WORST.values(), ids=WORST)
+def test_nothing_spills_where_most_is_held(
+    kernel: Kernel, n: int, width: int, architecture: Architecture
+) -> None:
+    assert not spilled(kernel, n, width, architecture)
+
+
+@pytest.mark.parametrize("architecture", [SM_80, SM_90, SM_100], ids=str)
+@pytest.mark.parametrize(("n", "items"), [(768, 6), (4096, 8)])
+def test_misaligned_vectors_of_a_thread_leave_room_for_512_threads(
+    n: int, items: int, architecture: Architecture
+) -> None:
+    kernel = Kernel("layer", False, F32, F32)
+    held = holding(n, 4, architecture)
+    assert held.items == items
+    assert inspect_function(kernel.function(held, 1), architecture).registers <= 128
+
+
+LENGTHS = (
+    1,
+    7,
+    32,
+    128,
+    300,
+    768,
+    1000,
+    1001,
+    3072,
+    4096,
+    4097,
+    5120,
+    8192,
+    12_288,
+    16_384,
+    65_536,
+)
+NORMS = {
+    "layer": ("layer", False),
+    "rms": ("rms", False),
+    "adaptive": ("layer", True),
+    "l2": ("l2", False),
+}
+
+
+def swept(
+    norm: tuple[str, bool],
+    dtype: torch.dtype,
+    quantization: Quantization | None,
+    lengths: tuple[int, ...],
+    architecture: Architecture,
+) -> dict[object, object]:
+    """What spills of a kernel, by length of rows and elements of an access."""
+    kernel = Kernel(*norm, dtype, dtype, quantization)
+    whole = 16 // dtype.itemsize
+    each = [(n, width) for n in lengths for width in (1, whole) if n % width == 0]
+    found = {case: spilled(kernel, *case, architecture) for case in each}
+    return {case: stages for case, stages in found.items() if stages}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("architecture", [SM_80, SM_90, SM_100], ids=str)
+@pytest.mark.parametrize("dtype", [F32, F16, BF16], ids=str)
+@pytest.mark.parametrize("norm", NORMS.values(), ids=NORMS)
+def test_no_length_spills(
+    norm: tuple[str, bool], dtype: torch.dtype, architecture: Architecture
+) -> None:
+    assert not swept(norm, dtype, None, LENGTHS, architecture)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("architecture", [SM_80, SM_90, SM_100], ids=str)
+@pytest.mark.parametrize("dtype", [F32, BF16], ids=str)
+@pytest.mark.parametrize("norm", ["layer", "rms"])
+@pytest.mark.parametrize("quantization", [TOKEN, CHUNK, MX, STATIC], ids=lambda q: q.mode)
+def test_no_codes_spill(
+    quantization: Quantization, norm: str, dtype: torch.dtype, architecture: Architecture
+) -> None:
+    assert not swept(NORMS[norm], dtype, quantization, LENGTHS[1::2], architecture)
