@@ -118,9 +118,9 @@ class Manager:
                 sys.path.append(str(folder))
             self._load(Owner(name), functools.partial(importlib.import_module, name))
 
-    def load_file(self, path: Path) -> None:
+    def load_file(self, path: Path | str) -> None:
         """Load the plugin in one Python file."""
-        self._load(Owner(str(path)), lambda: import_file(path))
+        self._load(Owner(str(path)), lambda: import_file(Path(path)))
 
     def register(self, plugin: ModuleType | object, owner: Owner | None = None) -> None:
         """Take ``plugin`` (a module, or any object with hooks) in; what fails lands in ``problems``."""
@@ -232,7 +232,7 @@ def _named(entry: Any) -> Any:
     return entry
 
 
-def default_manager(*, disabled: Iterable[str] = (), files: Iterable[Path] = ()) -> Manager:
+def default_manager(*, disabled: Iterable[str] = (), files: Iterable[Path | str] = ()) -> Manager:
     """A manager with the plugins installed, those of the checkout around it, and ``files``.
 
     The suite's own plugins are loaded by folder where the package runs from a checkout, so that a

@@ -183,6 +183,14 @@ def test_file_is_a_plugin(tmp_path: Path) -> None:
     assert [p.hooks for p in manager.plugins] == [("qbench_register_formats",)]
 
 
+def test_files_may_be_named_by_text(tmp_path: Path) -> None:
+    file = tmp_path / "my_named_format.py"
+    file.write_text(FORMAT_PLUGIN.format(name="named"))
+    manager = default_manager(files=[str(file)])
+    assert not manager.problems
+    assert manager.formats.owner("named") == Owner(str(file))
+
+
 @pytest.mark.parametrize(
     ("name", "text", "reason"),
     [

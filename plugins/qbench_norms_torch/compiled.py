@@ -22,8 +22,8 @@ _serial = itertools.count()
 
 
 def prepare(operation: NormOperation, inputs: Inputs) -> Thunk:
-    """Compile for the shapes of ``inputs``; of a backward, its forward and the gradients of that."""
-    graph = _compiled(operation.forward or operation, inputs)
+    """Compile for what ``inputs`` are but their values, once; of a backward, its forward and gradients."""
+    graph = _compiled(operation, inputs)
     if operation.gradients_of is None:
         thunk: Thunk = functools.partial(graph, inputs)
     else:
@@ -33,24 +33,39 @@ def prepare(operation: NormOperation, inputs: Inputs) -> Thunk:
     return thunk
 
 
-def _compiled(forward: NormOperation, inputs: Inputs) -> Callable[[Inputs], Outputs]:
-    """``forward`` as one graph of the tensors it is given; all else is a constant of the graph."""
-    names = [name for name, value in inputs.items() if isinstance(value, Tensor)]
-    constants = {name: value for name, value in inputs.items() if name not in names}
-
-    def run(*tensors: Tensor) -> Outputs:
-        return forward.eager({**constants, **dict(zip(names, tensors, strict=True))})()
-
-    # Torch gives up on a code object after eight variants: each graph has its own.
-    code = run.__code__.replace(co_name=f"{forward.name.replace('.', '_')}_{next(_serial)}")
-    own = types.FunctionType(code, run.__globals__, code.co_name, None, run.__closure__)
-    graph: Any = torch.compile(own, fullgraph=True, dynamic=False)
+def _compiled(operation: NormOperation, inputs: Inputs) -> Callable[[Inputs], Outputs]:
+    """The forward of ``operation`` as one graph of the tensors given; all else is a constant of it."""
+    names = tuple(name for name, value in inputs.items() if isinstance(value, Tensor))
+    constants = tuple((name, value) for name, value in inputs.items() if name not in names)
+    # What a graph is compiled for: other values of the same tensors take the same one.
+    tensors = [inputs[name] for name in names]
+    layouts = tuple((t.shape, t.stride(), t.dtype, t.device) for t in tensors)
+    graph = _graph(operation, names, constants, layouts)
 
     def call(given: Inputs) -> Outputs:
         outputs: Outputs = graph(*[given[name] for name in names])
         return outputs
 
     return call
+
+
+@functools.lru_cache(maxsize=64)
+def _graph(
+    operation: NormOperation,
+    names: tuple[str, ...],
+    constants: tuple[tuple[str, Any], ...],
+    layouts: tuple[tuple[Any, ...], ...],  # noqa: ARG001 - tells graphs apart
+) -> Any:
+    """What is compiled at its first call, for tensors of ``layouts`` under ``names``."""
+    forward = operation.forward or operation
+
+    def run(*tensors: Tensor) -> Outputs:
+        return forward.eager({**dict(constants), **dict(zip(names, tensors, strict=True))})()
+
+    # Torch gives up on a code object after eight variants: each graph has its own.
+    code = run.__code__.replace(co_name=f"{forward.name.replace('.', '_')}_{next(_serial)}")
+    own = types.FunctionType(code, run.__globals__, code.co_name, None, run.__closure__)
+    return torch.compile(own, fullgraph=True, dynamic=False)
 
 
 def _kept_buffers() -> Any:

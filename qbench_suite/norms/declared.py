@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import math
+import operator
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,28 +18,17 @@ from qbench_suite.gpu import CudaSource, LaunchPlan, architecture_of
 from qbench_suite.gpu.nvrtc import target_of
 from qbench_suite.gpu.toolkit import headers
 from qbench_suite.native.compiler import find_compiler
+from qbench_suite.norms.expression import placeholders, word
 from qbench_suite.norms.kernel import NormKernel
 from qbench_suite.norms.operation import Inputs, NormOperation, Outputs, Thunk
 from qbench_suite.norms.operations import NORM_OPERATIONS
+from qbench_suite.norms.requirements import require_words
 from qbench_suite.registry import near_misses
 
 #: Lengths that a kernel and its launch go by, by name.
 Sizes = Mapping[str, int]
 #: How many: a number, the name of a size, or what a function makes of all sizes.
 Rule = int | str | Callable[[Sizes], int]
-
-#: What an element of each dtype is called in CUDA C++.
-CUDA_TYPES = {
-    torch.float32: "float",
-    torch.float16: "__half",
-    torch.bfloat16: "__nv_bfloat16",
-    torch.float8_e4m3fn: "__nv_fp8_e4m3",
-    torch.float8_e5m2: "__nv_fp8_e5m2",
-    torch.int8: "signed char",
-    torch.uint8: "unsigned char",
-    torch.int32: "int",
-    torch.int64: "long long",
-}
 
 
 def cuda_unavailable(device: torch.device) -> str:
@@ -58,7 +48,7 @@ def cuda_norm_kernel(
     *,
     provider: str,
     operation: str | NormOperation,
-    source: Path,
+    source: Path | str,
     function: str,
     arguments: tuple[str, ...],
     grid: Rule = "rows",
@@ -91,19 +81,21 @@ def cuda_norm_kernel(
 
     Raises:
         NameNotFoundError: no such operation.
-        KernelError: an output is not among the arguments. When it is prepared: an argument, a
-            placeholder or a rule names nothing; the source cannot be read or compiled.
+        KernelError: an output is not among the arguments; braces of ``function`` hold no name; a rule
+            or a size is of another kind. When it is prepared: an argument, a placeholder or a rule
+            names nothing, or something else than it takes; a function of sizes raises, or gives no
+            integer; the source cannot be read or compiled.
     """
     declared = _Declared(
         provider,
         _operation(operation),
-        CudaSource(source),
+        CudaSource(Path(source)),
         function,
         arguments,
         {"grid": grid, "block": block, "shared_bytes": shared_bytes},
         sizes or {},
     )
-    declared.check_outputs()
+    declared.check()
     return NormKernel(
         **{
             "provider": provider,
@@ -138,8 +130,23 @@ class _Declared:
     rules: Mapping[str, Rule]
     sizes: Mapping[str, Callable[[Inputs], int]] = field(default_factory=dict)
 
-    def check_outputs(self) -> None:
-        """Raise ``KernelError`` for an output that the kernel is not given: it would stay unwritten."""
+    def check(self) -> None:
+        """Raise ``KernelError`` for what no inputs would make right."""
+        require_words(f"arguments of {self.operation.name}:{self.provider}", self.arguments)
+        try:
+            placeholders(self.function)
+        except (TypeError, ValueError) as error:
+            shown = f"{self.function!r}: {error}"
+            raise self._error("has a function with names in closed braces", shown) from None
+        for rule, given in self.rules.items():
+            if isinstance(given, bool) or not (isinstance(given, int | str) or callable(given)):
+                raise self._error(
+                    f"has a {rule} that is an int, a size or a function", f"{given!r}"
+                )
+        for name, size in self.sizes.items():
+            if not callable(size):
+                raise self._error("has sizes that are functions of the inputs", f"{name}={size!r}")
+        # An output that the kernel is not given would stay unwritten.
         for output in self.operation.outputs:
             if not {output, f"new_{output}"} & set(self.arguments):
                 raise self._error("is given every output to write", f"{output!r} is not passed")
@@ -182,7 +189,11 @@ class _Declared:
                 "channels": first.shape[1],
                 "pixels": math.prod(first.shape[2:]),
             }
-        return found | {name: int(size(inputs)) for name, size in self.sizes.items()}
+        own = {
+            name: self._worked_out(f"size {name}", size, inputs)
+            for name, size in self.sizes.items()
+        }
+        return found | own
 
     def _output_names(self, inputs: Inputs, count: int) -> list[str]:
         """Names under which the first ``count`` outputs, which are all there are, are arguments."""
@@ -197,11 +208,8 @@ class _Declared:
         return {**sizes, **absent, **made, **inputs}
 
     def _plan(self, named: Mapping[str, Any], sizes: Sizes, device: torch.device) -> LaunchPlan:
-        words = {name: _word(value) for name, value in named.items()}
-        try:
-            expression = self.function.format_map(words)
-        except KeyError as error:
-            raise self._unknown(str(error.args[0]), "placeholder", words) from None
+        words = {name: self._word(named, name) for name in placeholders(self.function)}
+        expression = self.function.format_map(words)
         grid, block, shared = (self._amount(sizes, rule) for rule in self.rules)
         return self.source.function(expression).plan(
             grid=(grid if sizes["elements"] else 0, 1, 1),
@@ -213,17 +221,43 @@ class _Declared:
     def _amount(self, sizes: Sizes, rule: str) -> int:
         given = self.rules[rule]
         if callable(given):
-            return int(given(sizes))
+            return self._worked_out(rule, given, sizes)
         if isinstance(given, int):
             return given
         if given not in sizes:
             raise self._unknown(given, f"size of {rule}", sizes)
         return sizes[given]
 
+    def _worked_out(
+        self, what: str, function: Callable[[Any], Any], given: Mapping[str, Any]
+    ) -> int:
+        try:
+            found = function(given)
+        except KeyError as error:
+            raise self._unknown(str(error.args[0]), f"name in {what}", given) from error
+        except Exception as error:
+            shown = f"{type(error).__name__}: {error}"
+            raise self._error(f"has a {what} that is worked out", shown) from error
+        try:
+            return operator.index(found)
+        except TypeError:
+            raise self._error(f"has a {what} that is an integer", f"{found!r}") from None
+
+    def _word(self, named: Mapping[str, Any], name: str) -> str:
+        if name not in named:
+            raise self._unknown(name, "placeholder", named)
+        try:
+            return word(named[name])
+        except ValueError as error:
+            raise self._error("has placeholders with a word in C++", f"{name}: {error}") from None
+
     def _value(self, named: Mapping[str, Any], name: str) -> Any:
         if name not in named:
             raise self._unknown(name, "argument", named)
-        return named[name]
+        value = named[name]
+        if value is None or isinstance(value, Tensor | int | float):
+            return value
+        raise self._error("passes tensors, integers and floats", f"{name} is {value!r}")
 
     def _unknown(self, name: str, what: str, known: Mapping[str, Any]) -> KernelError:
         return self._error(
@@ -236,13 +270,6 @@ class _Declared:
             f"A declared kernel {requirement}: {received} "
             f"({self.operation.name}:{self.provider}, {self.source.path.name}); correct the declaration."
         )
-
-
-def _word(value: Any) -> str:
-    """What stands for ``value`` among template arguments."""
-    if isinstance(value, Tensor):
-        return CUDA_TYPES[value.dtype]
-    return "void" if value is None else str(value)
 
 
 def _struct(values: list[Any]) -> ctypes.Structure:

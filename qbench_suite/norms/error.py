@@ -25,6 +25,8 @@ class UlpErrors:
     p999_ulp: float
     #: Elements that are NaN or ±Inf where the reference is another, or is finite, and vice versa.
     nonfinite: int
+    #: Elements of an output of integers or bool that are not the reference's; None of floats.
+    differing: int | None = None
 
 
 def ulp_errors(output: Tensor, reference: Tensor, dtype: torch.dtype | None = None) -> UlpErrors:
@@ -34,7 +36,12 @@ def ulp_errors(output: Tensor, reference: Tensor, dtype: torch.dtype | None = No
     rms over the finite elements of ``reference``. Below the rms an error is counted as one at the rms:
     near a zero that a subtraction makes, the digits of the input end, and no kernel can have more. A
     reference beyond the largest finite value of the dtype counts as ±Inf. NaN equals NaN, ±Inf itself.
+
+    An output of integers or bool has no ulps: it is compared with a reference of any dtype exactly, the
+    errors being 0, or ∞ of elements that differ.
     """
+    if not (output.is_floating_point() or output.is_complex()):
+        return _exact_errors(output, reference)
     info = torch.finfo(dtype or output.dtype)
     strides: Sequence[int] = output.stride()
     axes = sorted(
@@ -52,6 +59,14 @@ def ulp_errors(output: Tensor, reference: Tensor, dtype: torch.dtype | None = No
         return UlpErrors(0.0, 0.0, nonfinite)
     largest = errors.topk(errors.numel() // 1000 + 1, sorted=False).values
     return UlpErrors(float(largest.max()), float(largest.min()), nonfinite)
+
+
+def _exact_errors(output: Tensor, reference: Tensor) -> UlpErrors:
+    """Errors of integers: 0, or ∞ where more than none, or more than 1 in 1,000, differ."""
+    wide = torch.float64 if reference.is_floating_point() else torch.int64
+    differing = int((output.to(wide) != reference.to(wide)).sum())
+    largest, most = (math.inf if differing > few else 0.0 for few in (0, output.numel() // 1000))
+    return UlpErrors(largest, most, 0, differing)
 
 
 def _rms(r: Tensor, top: float) -> float:

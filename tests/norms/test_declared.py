@@ -127,6 +127,10 @@ def test_sizes_of_images_numbers_and_outputs_named_as_inputs(
     check(batch_norm(), NormProblem((2, 3, 4, 5), torch.float16, affine, device=device))
 
 
+def test_a_source_may_be_named_by_text(device: torch.device) -> None:
+    check(batch_norm(source=str(SOURCE)), NormProblem((2, 3, 4, 5), torch.float16, device=device))
+
+
 @pytest.mark.parametrize("affine", ["weight_bias", "weight", "none"])
 def test_tensors_that_are_left_out_are_null(affine: Any, device: torch.device) -> None:
     outputs = ("dx", "dalpha", "dweight", "dbias")
@@ -160,6 +164,17 @@ def test_without_elements_nothing_is_launched(device: torch.device) -> None:
     [
         ({"arguments": ("x", "y", "new_running_mean")}, "'running_var' is not passed"),
         ({"operation": "batch_norms"}, "no 'batch_norms'. Did you mean batch_norm"),
+        ({"arguments": "y"}, "arguments of batch_norm:slow is a tuple"),
+        ({"grid": 2.0}, "grid that is an int, a size or a function: 2.0 .*; correct"),
+        ({"block": None}, "block that is .*: None"),
+        ({"shared_bytes": True}, "shared_bytes that is .*: True"),
+        ({"sizes": {"twice": 2}}, "functions of the inputs: twice=2"),
+        ({"function": "batch_norm<{}>"}, "names in closed braces: 'batch_norm<{}>'"),
+        ({"function": "batch_norm<{0}>"}, "names in closed braces"),
+        ({"function": None}, "names in closed braces: None"),
+        ({"function": "batch_norm<{x"}, "names in closed braces: 'batch_norm<{x'"),
+        ({"function": "batch_norm<{x.dtype}>"}, "'x.dtype', which is no name"),
+        ({"function": "batch_norm<{channels:5}>"}, "names in closed braces"),
     ],
 )
 def test_what_is_wrong_when_it_is_declared(fields: dict[str, Any], words: str) -> None:
@@ -176,6 +191,12 @@ def test_what_is_wrong_when_it_is_declared(fields: dict[str, Any], words: str) -
         ({"function": "batchnorm<{x}, 3>"}, "batchnorm"),
         ({"source": SOURCE.with_name("none.cu")}, "none.cu"),
         ({"block": lambda sizes: 2048}, "1 to 1024 threads"),
+        ({"grid": lambda sizes: sizes["chanels"]}, "name in grid 'chanels' is none: .* channels"),
+        ({"grid": lambda sizes: sizes["rows"] / 2}, "grid that is an integer: 12.0 .*; correct"),
+        ({"grid": lambda sizes: 1 // 0}, "grid that is worked out: ZeroDivisionError"),
+        ({"sizes": {"twice": lambda inputs: 2.5}}, "size twice that is an integer: 2.5"),
+        ({"sizes": {"twice": lambda inputs: inputs["z"]}}, "name in size twice 'z' is none"),
+        ({"function": "batch_norm<{eps}, 3>"}, "eps: it is the float 1e-05"),
         ({"shared_bytes": 1 << 20}, "shared memory"),
     ],
 )
@@ -194,6 +215,8 @@ def test_an_argument_of_no_name(device: torch.device) -> None:
     inputs = kernel.operation.inputs(NormProblem((2, 3, 4, 5), device=device))
     with pytest.raises(KernelError, match="argument 'wieght' is none: Did you mean weight"):
         kernel.prepare(inputs)
+    with pytest.raises(KernelError, match="integers and floats: kind is 'text'"):
+        batch_norm(arguments=(*outputs, "kind")).prepare({**inputs, "kind": "text"})
     with pytest.raises(KernelError, match=r"takes .* bytes"):
         batch_norm(arguments=outputs).prepare(inputs)()
 

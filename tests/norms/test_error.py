@@ -103,6 +103,28 @@ def test_an_empty_output_has_no_error() -> None:
     assert errors([NAN], [NAN], torch.float16) == (0, 0, 0)
 
 
+@pytest.mark.parametrize("dtype", [torch.bool, torch.uint8, torch.int32, torch.int64])
+def test_integers_are_the_same_or_infinitely_far(dtype: torch.dtype) -> None:
+    zeros = torch.zeros(2, 1000, dtype=dtype)
+    for reference in (zeros, zeros.long(), zeros.double()):
+        for differing, expected in ((0, (0, 0)), (1, (math.inf, 0)), (3, (math.inf, math.inf))):
+            output = zeros.clone()
+            output[0, :differing] = 1
+            found = ulp_errors(output, reference)
+            assert (found.max_ulp, found.p999_ulp) == expected
+            assert (found.nonfinite, found.differing) == (0, differing)
+    assert ulp_errors(zeros[:0], zeros[:0]).max_ulp == 0
+
+
+def test_integers_are_compared_beyond_what_floats_hold() -> None:
+    large = torch.tensor([2**53 + 1])
+    assert ulp_errors(large, large - 1).differing == 1
+    # Nor does a value that only the dtype of one of them cannot hold wrap around.
+    assert ulp_errors(torch.tensor([0], dtype=torch.uint8), torch.tensor([256])).differing == 1
+    assert ulp_errors(torch.tensor([0]), torch.tensor([math.nan])).differing == 1
+    assert ulp_errors(torch.ones(1), torch.ones(1).double()).differing is None
+
+
 def test_the_output_is_judged_in_its_own_dtype() -> None:
     """The same values: an error of one in bfloat16 is 2¹⁶ in float32."""
     eps = torch.finfo(torch.bfloat16).eps

@@ -174,6 +174,43 @@ def test_what_cannot_be_compiled_is_told(monkeypatch: pytest.MonkeyPatch) -> Non
     assert "triton" in compiled.uncompilable(torch.device("cuda"))
 
 
+@pytest.mark.parametrize("name", ["rms_norm", "add_layer_norm_backward"])
+def test_other_inputs_of_the_same_shapes_are_not_compiled_again(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """So that many sets of inputs can be prepared; all that a graph depends on has one of its own."""
+    graphs: list[object] = []
+
+    def backend(graph: torch.fx.GraphModule, _: object) -> object:
+        graphs.append(graph)
+        return graph.forward
+
+    monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend=backend))
+    compiled._graph.cache_clear()
+    kernel = available(BY_NAME[f"{name}:torch.compile"])
+
+    def run(rows: int, dtype: torch.dtype, seed: int, eps: float) -> None:
+        problem = NormProblem((rows, 40), dtype, seed=seed, device=DEVICE)
+        inputs = {**kernel.operation.inputs(problem), "eps": eps}
+        outputs, exact = kernel.prepare(inputs)(), kernel.operation.exact(inputs)
+        for output, reference in zip(outputs, exact, strict=True):
+            assert ulp_errors(output, reference).max_ulp <= 512
+
+    for seed in range(4):
+        run(6, torch.float32, seed, 1e-5)
+    assert len(graphs) == 1
+    for rows, dtype, eps in (
+        (7, torch.float32, 1e-5),
+        (6, torch.float16, 1e-5),
+        (6, torch.float32, 9.0),
+    ):
+        before = len(graphs)
+        run(rows, dtype, 0, eps)
+        run(rows, dtype, 1, eps)
+        assert len(graphs) == before + 1
+    compiled._graph.cache_clear()
+
+
 def test_more_shapes_are_compiled_than_torch_takes_of_one_function(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
