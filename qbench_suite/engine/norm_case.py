@@ -7,16 +7,12 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from qbench_suite.engine.norm_errors import judge_outputs
-from qbench_suite.engine.norm_problem import (
-    PosedProblem,
-    checked_outputs,
-    require_unchanged,
-    same_bits,
-)
-from qbench_suite.engine.norm_timing import time_on_cpu, time_on_cuda, too_fast
+from qbench_suite.engine.halving import is_out_of_memory
+from qbench_suite.engine.norm_calls import NormCalls
+from qbench_suite.engine.norm_limits import too_fast
+from qbench_suite.engine.norm_timing import time_on_cpu, time_on_cuda
 from qbench_suite.errors import KernelError
-from qbench_suite.norms import Affine, NormKernel, Thunk
+from qbench_suite.norms import Affine, NormKernel
 from qbench_suite.timing import Cuda, Timer
 
 if TYPE_CHECKING:
@@ -38,16 +34,34 @@ def run_norm_case(engine: Engine, case: NormCase, row: NormRow, timer: Timer) ->
     affine = affine_of(kernel)
     row.direction, row.affine = kernel.operation.direction, affine
     row.threads = torch.get_num_threads()
+    try:
+        _measure(engine, case, row, timer)
+        return
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+    # Out of the except block: the error holds on to the tensors that filled the memory.
+    raise KernelError(
+        f"The inputs of a norm case, copies of them and the float64 result fit the memory of a device; "
+        f"{case.shape} in {case.dtype} is too large for {engine.device}. Ask for smaller "
+        "--qbench-norm-shapes, or use another device."
+    )
+
+
+def _measure(engine: Engine, case: NormCase, row: NormRow, timer: Timer) -> None:
+    kernel = engine.manager.norm_kernels.get(case.kernel)
     cuda = Cuda(engine.device) if engine.device.type == "cuda" else None
     with cuda.stream() if cuda else nullcontext():
-        posed = engine.norms.posed(kernel.operation, case.lengths, case.dtype, affine)
-        thunk, reason = _check(kernel, posed, row)
+        posed = engine.norms.posed(kernel.operation, case.lengths, case.dtype, affine_of(kernel))
+        calls = NormCalls(kernel, posed, row)
+        inputs, thunk = calls.checked()
         if cuda:
-            del thunk  # it holds inputs that are none of those timed
-            time_on_cuda(row, kernel, posed, cuda, timer)
+            del inputs, thunk  # they are none of those timed
+            calls.hold(time_on_cuda(row, kernel, posed, cuda, timer))
         else:
             time_on_cpu(row, posed, thunk, engine.device, timer)
-    row.reason = reason or too_fast(row)
+            calls.hold([(inputs, thunk())])
+    row.reason = calls.reason or too_fast(row)
     row.outcome = "failed" if row.reason else "passed"
 
 
@@ -55,18 +69,3 @@ def affine_of(kernel: NormKernel) -> Affine:
     """The affine option that ``kernel`` is measured with: its operation's default where it has that."""
     options = kernel.operation.affine
     return options[0] if not kernel.affine or options[0] in kernel.affine else kernel.affine[0]
-
-
-def _check(kernel: NormKernel, posed: PosedProblem, row: NormRow) -> tuple[Thunk, str]:
-    """The prepared call, and why its outputs are wrong; fills what ``row`` says of them."""
-    inputs = posed.copied_inputs()
-    thunk = kernel.prepare(inputs)
-    outputs = checked_outputs(posed, thunk(), kernel.name)
-    require_unchanged(posed, inputs, kernel.name)
-    row.bytes_moved = posed.operation.bytes_moved(posed.inputs, outputs)
-    reason = judge_outputs(row, kernel, posed, outputs)
-    # Prepared afresh, as running statistics go on from call to call.
-    first = [output.clone() for output in outputs]
-    again = kernel.prepare(posed.copied_inputs())()
-    row.deterministic = all(map(same_bits, first, checked_outputs(posed, again, kernel.name)))
-    return thunk, reason

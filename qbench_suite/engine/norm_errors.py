@@ -51,7 +51,13 @@ def _output_row(
             _compare_codes, output, posed.exact[index]
         )
         return row
-    row.max_ulp, row.p999_ulp, row.nonfinite_count = vars(errors).values()
+    row.max_ulp, row.p999_ulp, row.nonfinite_count = (
+        errors.max_ulp,
+        errors.p999_ulp,
+        errors.nonfinite,
+    )
+    if errors.differing is not None:
+        row.codes_off = errors.differing / max(output.numel(), 1)
     row.torch_max_ulp, row.tolerance_ulp = own.max_ulp, kernel.tolerance(row.dtype)
     return row
 
@@ -78,6 +84,11 @@ def _reason(detail: NormOutputRow, kernel: str) -> str:
         return (
             f"{detail.output} is NaN or Inf where the float64 result is, and nowhere else; in "
             f"{detail.nonfinite_count} elements that of {kernel} is not so. Mend the kernel."
+        )
+    if detail.max_ulp and detail.codes_off:
+        return (
+            f"{detail.output}, of {detail.dtype}, is the same as that of the reference in every element; "
+            f"of {kernel} {detail.codes_off:.2g} of the elements differ. Mend the kernel."
         )
     if detail.max_ulp is not None and not detail.max_ulp <= (detail.tolerance_ulp or 0):
         return (

@@ -17,6 +17,8 @@ from qbench_suite.norms import NormKernel, NormOperation
 _DTYPES, _ACCELERATED = ("float32", "bfloat16"), ("float32", "float16", "bfloat16")
 #: Elements above which the default grid on the CPU has float32 only, and nothing that quantizes.
 _QUICK = 3 << 19
+#: Bytes of a float64 result that an address space can hold.
+_MOST_BYTES = 1 << 47
 _SHAPE = r"[1-9]\d*(x[1-9]\d*)*"
 
 
@@ -111,6 +113,11 @@ def _shapes(text: str | None, kernels: list[NormKernel]) -> list[str] | None:
             raise SelectionError(
                 "--qbench-norm-shapes takes a comma list like 2048x4096,1x256x224x224, of numbers "
                 f"above 0; got {shape!r}. Correct it."
+            )
+        if math.prod(map(int, shape.split("x"))) * 8 > _MOST_BYTES:
+            raise SelectionError(
+                "A shape of --qbench-norm-shapes fits an address space, in float64 2^47 bytes; got "
+                f"{shape}. Ask for a smaller one."
             )
         if kernels and shape.count("x") + 1 not in ranks:
             raise SelectionError(

@@ -107,15 +107,36 @@ def on_cpu_if_full(function: Any, *arguments: Any) -> Any:
 
 
 def checked_outputs(posed: PosedProblem, outputs: Any, kernel: str) -> tuple[Tensor, ...]:
-    """``outputs`` as a tuple of what the operation gives; raises ``KernelError`` for anything else."""
+    """``outputs`` as a tuple of what the operation gives; raises ``KernelError`` for anything else.
+
+    Memory order is that of torch's own outputs, or of an input of the same shape.
+    """
     found = tuple(outputs) if isinstance(outputs, tuple | list) else (outputs,)
     due, got = [_described(output) for output in posed.own], [_described(o) for o in found]
     if due == got:
+        _require_order(posed, found, kernel)
         return found
     raise KernelError(
         f"A norm kernel gives {', '.join(posed.names)} as torch's own operations do, {'; '.join(due)}; "
         f"{kernel} gave {'; '.join(got)}. Mend its plugin."
     )
+
+
+def _require_order(posed: PosedProblem, outputs: tuple[Tensor, ...], kernel: str) -> None:
+    for name, own, output in zip(posed.names, posed.own, outputs, strict=True):
+        inputs = (value for value in _tensors(posed.inputs) if value.shape == own.shape)
+        if _order(output) not in map(_order, (own, *inputs)):
+            raise KernelError(
+                "An output lies in memory as that of torch's own operations does, or as an input of its "
+                f"shape; {name} of {tuple(own.shape)} has strides {own.stride()} there, and "
+                f"{kernel} gave it {output.stride()}. Mend its plugin."
+            )
+
+
+def _order(tensor: Tensor) -> list[int]:
+    """Strides of the axes along which there is a step; none where there is no element."""
+    steps = zip(tensor.shape, tensor.stride(), strict=True)
+    return [stride for length, stride in steps if length > 1] if tensor.numel() else []
 
 
 def _described(output: Any) -> str:

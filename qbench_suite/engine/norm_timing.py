@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from statistics import median
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from qbench_suite.engine.norm_problem import PosedProblem
 from qbench_suite.engine.paired import time_beside
+from qbench_suite.errors import KernelError
 from qbench_suite.norms import NormKernel, Thunk
 from qbench_suite.timing import (
     Burst,
@@ -32,8 +33,8 @@ if TYPE_CHECKING:
 
 #: Bursts of which the median is the warm latency.
 _WARM_ROUNDS = 5
-#: A kernel that reads more than it writes may beat a copy a little.
-_OVER_COPY = 1.05
+#: What a call on each set of inputs returned, with the set.
+Calls = Iterator[tuple[dict[str, Any], Any]]
 
 
 def time_on_cpu(
@@ -51,10 +52,11 @@ def time_on_cpu(
 
 def time_on_cuda(
     row: NormRow, kernel: NormKernel, posed: PosedProblem, cuda: Cuda, timer: Timer
-) -> None:
+) -> Calls:
     """Device latency of bursts on inputs in turn, which no cache holds; then on one set, and the host's.
 
-    Inside ``cuda.stream`` only.
+    Gives what the calls of the burst that was timed return, with their inputs. Inside ``cuda.stream``
+    only.
     """
     moved, given = row.bytes_moved or 0, _bytes_of(posed)
     number = cold_sets(given, cuda.l2_bytes)
@@ -63,15 +65,20 @@ def time_on_cuda(
     measured = burst(cuda, thunks)
     own = burst(cuda, [posed.operation.eager(inputs) for inputs in sets])
     row.method, row.torch_method, row.input_sets = measured.method, own.method, number
+    row.no_graph = measured.no_graph
     row.cache = "cold" if is_cold(number, given, cuda.l2_bytes) else "warm"
     clock = DeviceClock()
     others = {"torch": own, "copy": burst(cuda, copies(moved, number, cuda.device))}
     counted = {name: clock.counting(other) for name, other in others.items()}
+    measured.warm_up()
     _fill(row, *time_beside(clock.counting(measured), counted, timer, clock))
     if row.latency_ms is not None:
         row.warm_latency_ms = _median_ms(burst(cuda, thunks[:1]))
+        warm_copy = _median_ms(burst(cuda, copies(moved, 1, cuda.device)))
+        row.warm_copy_gb_per_s = gb_per_s(moved, warm_copy * 1e-3)
         row.host_overhead_us = max(host_seconds(cuda, thunks) - row.latency_ms * 1e-3, 0.0) * 1e6
         row.peak_gb_per_s = cuda.peak_gb_per_s
+    return zip(sets, measured.outputs(), strict=True)
 
 
 def _bytes_of(posed: PosedProblem) -> int:
@@ -87,28 +94,19 @@ def _fill(row: NormRow, samples: Samples, beside: dict[str, list[float]]) -> Non
     row.latency_iqr_ms, row.rounds = samples.iqr_ms, len(samples.seconds)
     if row.latency_ms is None:
         return
+    if min(samples.seconds) <= 0:
+        raise KernelError(
+            f"A call takes time; one of {row.provider}'s {row.operation} took none. Let it launch the "
+            "work that its outputs need."
+        )
     moved = row.bytes_moved or 0
     row.torch_latency_ms = median(beside["torch"]) * 1e3
     row.gb_per_s = gb_per_s(moved, row.latency_ms * 1e-3)
     row.copy_gb_per_s = gb_per_s(moved, median(beside["copy"]))
+    row.copy_max_gb_per_s = gb_per_s(moved, min(beside["copy"]))
     row.speedup_torch = _ratio(beside["torch"], samples.seconds)
     row.copy_share = _ratio(beside["copy"], samples.seconds)
 
 
 def _ratio(others: Sequence[float], seconds: Sequence[float]) -> float:
     return median(other / own for other, own in zip(others, seconds, strict=True))
-
-
-def too_fast(row: NormRow) -> str:
-    """Why a cold device latency cannot be true; nothing where it can."""
-    if row.cache != "cold" or row.gb_per_s is None or row.copy_gb_per_s is None:
-        return ""
-    limit, what = row.peak_gb_per_s, "the peak of the device's memory"
-    if limit is None:
-        limit, what = row.copy_gb_per_s * _OVER_COPY, f"{_OVER_COPY} times a copy of as many bytes"
-    if row.gb_per_s <= limit:
-        return ""
-    return (
-        f"Bytes that no cache holds come no faster than {what}, {limit:.0f} GB/s; {row.gb_per_s:.0f} "
-        "GB/s were measured. Suspect the timer or the bytes that the operation counts, not the kernel."
-    )

@@ -33,6 +33,7 @@ class NormRow(Row):
         "reads the same inputs, or sets that do not",
         default="",
     )
+    no_graph: str = column("why calls are cuda_events and no graph; empty otherwise", default="")
     input_sets: int | None = column("equal sets of inputs that calls take in turn", "sets")
     warm_latency_ms: float | None = column(
         "median latency of calls on one set of inputs, on CUDA devices", "ms"
@@ -51,6 +52,10 @@ class NormRow(Row):
         "10⁻⁹ · bytes_moved / median time of a copy that reads half of the bytes and writes half, timed "
         "before each round, with as many sets of buffers",
         "GB/s",
+    )
+    copy_max_gb_per_s: float | None = column("the same of the fastest of these copies", "GB/s")
+    warm_copy_gb_per_s: float | None = column(
+        "the same of copies on one set of buffers, median; on CUDA devices", "GB/s"
     )
     copy_share: float | None = column(
         "median over the rounds of time of the copy / latency of the same round: 1 is the speed of copying"
@@ -75,12 +80,16 @@ class NormRow(Row):
     torch_max_ulp: float | None = column("max_ulp of torch's own on that output", "ulp")
     ulp_over_torch: float | None = column("max_ulp / max(torch_max_ulp, 1)")
     codes_off: float | None = column(
-        "share of quantized codes that differ from those of the float64 result; empty where there are none"
+        "share of quantized codes, or of integers, that differ from those of the float64 result; empty "
+        "where there are none"
     )
     nonfinite_count: int | None = column(
         "outputs that are NaN or ±Inf where the float64 ones are not, and vice versa", "values"
     )
-    deterministic: bool | None = column("a second call on the same inputs gives the same bits")
+    deterministic: bool | None = column(
+        "later calls, timed ones too, give the bits of the first; running statistics, which go on from "
+        "call to call, where prepared afresh"
+    )
 
 
 @dataclass(kw_only=True)
@@ -93,12 +102,12 @@ class NormOutputRow(DetailRow):
     dtype: str = column(
         "dtype whose ulps count: that of the output, or of the input for scales", default=""
     )
-    max_ulp: float | None = column("largest error; empty for codes", "ulp")
+    max_ulp: float | None = column("largest error; of integers 0 or ∞; empty for codes", "ulp")
     p999_ulp: float | None = column("error that 99.9 % of the elements stay within", "ulp")
     torch_max_ulp: float | None = column("max_ulp of torch's own", "ulp")
     tolerance_ulp: float | None = column("gate that max_ulp must not exceed", "ulp")
     codes_off: float | None = column(
-        "share of codes that differ from those of the float64 result; empty for floats"
+        "share of codes or integers that differ from those of the float64 result; empty for floats"
     )
     codes_far: int | None = column("codes that differ by more than the next one", "values")
     nonfinite_count: int | None = column(

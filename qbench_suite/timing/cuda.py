@@ -4,17 +4,33 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import torch
 
 
+@dataclass
+class _Side:
+    """The stream beside the default one, and why it captures no more graphs; empty while it does."""
+
+    stream: torch.cuda.Stream
+    refusal: str = ""
+
+
+@cache
+def _side_of(index: int) -> _Side:
+    return _Side(_made(torch.cuda.Stream, index))
+
+
 class Cuda:
-    """A CUDA device as timers see it; ``device`` as torch names it."""
+    """A CUDA device as timers see it; ``device`` as torch names it. All of a device share one stream."""
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
-        self._stream: torch.cuda.Stream = _made(torch.cuda.Stream, device)
+        index = torch.cuda.current_device() if device.index is None else device.index
+        self._side = _side_of(index)
 
     @property
     def l2_bytes(self) -> int:
@@ -37,20 +53,35 @@ class Cuda:
         what is to be captured is prepared in here too.
         """
         outer = torch.cuda.current_stream(self.device)
-        self._stream.wait_stream(outer)
-        with torch.cuda.stream(self._stream):
+        side = self._side.stream
+        side.wait_stream(outer)
+        with torch.cuda.stream(side):
             yield
-        outer.wait_stream(self._stream)
+        outer.wait_stream(side)
 
     def capture(self, work: Callable[[], object]) -> Callable[[], object]:
         """The launches of ``work`` as one graph: call it to launch them; inside ``stream`` only.
 
-        Raises ``RuntimeError`` where ``work`` does what a graph cannot hold.
+        Raises ``RuntimeError`` where ``work`` does what a graph cannot hold, and what ``work`` raises.
+        Where torch leaves the capture under way then, nothing is captured on the device any more, and
+        later work goes to another stream.
         """
+        if self._side.refusal:
+            raise RuntimeError(self._side.refusal)
         graph = torch.cuda.CUDAGraph()
         self.synchronize()
-        with torch.cuda.graph(graph, stream=self._stream):
-            work()
+        try:
+            with torch.cuda.graph(graph, stream=self._side.stream):
+                work()
+        except Exception as error:
+            with torch.cuda.stream(self._side.stream):
+                stuck = torch.cuda.is_current_stream_capturing()
+            if stuck:
+                self._side.refusal = (
+                    f"an earlier capture failed and never ended: {first_line(error)}"
+                )
+                self._side.stream = _made(torch.cuda.Stream, self.device)
+            raise
         replay: Callable[[], object] = graph.replay
         return replay
 
@@ -71,6 +102,11 @@ class Cuda:
     def synchronize(self) -> None:
         """Wait until the device has done all it was given."""
         torch.cuda.synchronize(self.device)
+
+
+def first_line(error: BaseException) -> str:
+    """What ``error`` says, to the end of its first line; its class where it says nothing."""
+    return str(error).strip().partition("\n")[0].rstrip(".") or type(error).__name__
 
 
 def _made(kind: Any, *arguments: Any, **named: Any) -> Any:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 import math
 from collections.abc import Callable
 from typing import Any
@@ -23,10 +22,8 @@ from qbench_suite import (
 )
 from qbench_suite.engine import Engine, NormCase, Settings
 from qbench_suite.engine.norm_problem import on_cpu_if_full
-from qbench_suite.engine.norm_timing import time_on_cuda, too_fast
 from qbench_suite.results import NormOutputRow, NormRow
 from qbench_suite.timing import RoundTimer, Samples
-from tests.timing.simulated import Simulated
 
 MakeManager = Callable[..., Manager]
 MakeEngine = Callable[..., Engine]
@@ -430,89 +427,3 @@ def test_a_device_without_room_leaves_the_float64_to_the_cpu(
     assert on_cpu_if_full(crowded, here, there) == ["cpu", "cpu"]
     with pytest.raises(torch.OutOfMemoryError):
         on_cpu_if_full(full, here)
-
-
-@pytest.fixture
-def simulated(monkeypatch: pytest.MonkeyPatch) -> Any:
-    """A device made up, on which a copy takes 1 µs."""
-    device = Simulated()
-    monkeypatch.setattr(
-        "qbench_suite.engine.norm_timing.copies",
-        lambda nbytes, sets, _: [
-            functools.partial(device.launch, f"copy{n}", 1e-6) for n in range(sets)
-        ],
-    )
-    return device
-
-
-def timed_on(device: Any, make_engine: MakeEngine, shape: tuple[int, ...]) -> NormRow:
-    sets = iter(range(10_000))
-
-    def prepare(inputs: Any) -> Callable[[], object]:
-        return functools.partial(device.launch, f"kernel{next(sets)}", 2e-6)
-
-    own = dataclasses.replace(
-        RMS, eager=lambda inputs: functools.partial(device.launch, "torch", 6e-6)
-    )
-    engine = make_engine(RMS, prepare)
-    posed = dataclasses.replace(engine.norms.posed(RMS, shape, "float32", "weight"), operation=own)
-    (kernel,) = engine.manager.norm_kernels
-    row = NormRow(bytes_moved=2000)
-    time_on_cuda(row, kernel, posed, device, RoundTimer(3))
-    return row
-
-
-def test_device_time_is_of_calls_that_find_their_inputs_cold(
-    simulated: Any, make_engine: MakeEngine
-) -> None:
-    row = timed_on(simulated, make_engine, (1024, 256))  # 1 MiB and the weight
-    assert (row.method, row.torch_method, row.cache) == ("cuda_graph", "cuda_graph", "cold")
-    assert row.input_sets == 12  # a KiB above 12 times 1 MiB
-    assert row.latency_ms == pytest.approx(2e-3)
-    assert row.rounds == 3
-    assert row.torch_latency_ms == pytest.approx(6e-3)
-    assert row.speedup_torch == pytest.approx(3)
-    assert row.copy_share == pytest.approx(0.5)
-    assert row.gb_per_s == pytest.approx(1.0)
-    assert row.copy_gb_per_s == pytest.approx(2.0)
-    assert row.warm_latency_ms == pytest.approx(2e-3)
-    assert row.host_overhead_us is not None
-    assert row.host_overhead_us >= 0
-    kernels = [what for what in simulated.launched if str(what).startswith("kernel")]
-    assert {*kernels} == {f"kernel{n}" for n in range(12)}
-    assert kernels.count("kernel0") > kernels.count("kernel1"), "the warm calls take one set"
-
-
-def test_inputs_that_any_cache_holds_are_called_warm(
-    simulated: Any, make_engine: MakeEngine
-) -> None:
-    simulated.l2_bytes = 1 << 30
-    row = timed_on(simulated, make_engine, (2, 2))
-    assert (row.cache, row.input_sets) == ("warm", 1024)
-
-
-def test_without_rounds_the_device_has_no_latency(simulated: Any, make_engine: MakeEngine) -> None:
-    engine = make_engine(RMS)
-    posed = engine.norms.posed(RMS, (64, 64), "float32", "weight")
-    (kernel,) = engine.manager.norm_kernels
-    row = NormRow(bytes_moved=2000)
-    time_on_cuda(row, kernel, posed, simulated, untimed)
-    assert (row.latency_ms, row.warm_latency_ms, row.gb_per_s) == (None, None, None)
-
-
-@pytest.mark.parametrize(
-    ("changes", "words"),
-    [
-        ({"gb_per_s": 3300.0}, ""),
-        ({"gb_per_s": 3400.0}, "the peak of the device's memory, 3350 GB/s; 3400 GB/s"),
-        ({"gb_per_s": 3400.0, "cache": "warm"}, ""),
-        ({"gb_per_s": None}, ""),
-        ({"gb_per_s": 3100.0, "peak_gb_per_s": None}, ""),
-        ({"gb_per_s": 3200.0, "peak_gb_per_s": None}, "1.05 times a copy of as many bytes, 3150"),
-    ],
-)
-def test_no_figure_above_the_peak_passes(changes: dict[str, Any], words: str) -> None:
-    facts = {"cache": "cold", "copy_gb_per_s": 3000.0, "peak_gb_per_s": 3350.0} | changes
-    reason = too_fast(NormRow(**facts))
-    assert words in reason
-    assert bool(words) == bool(reason)

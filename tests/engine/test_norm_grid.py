@@ -50,6 +50,13 @@ def ids(manager: Manager, device: torch.device = CPU, **chosen: str) -> list[str
     return [case.id for case in norm_cases(Selection(**chosen), manager, device)]
 
 
+@pytest.mark.parametrize("shape", ["9999999999999999999999x4", "99999999x99999999"])
+def test_a_shape_beyond_any_address_space_is_none(manager: Manager, shape: str) -> None:
+    with pytest.raises(SelectionError, match=rf"fits an address space.*got {shape}. Ask for a sm"):
+        ids(manager, norms="rms_norm:a", norm_shapes=shape)
+    assert ids(manager, norms="rms_norm:a", norm_shapes="99999x99999")
+
+
 def test_id_says_provider_operation_shape_and_dtype() -> None:
     case = NormCase("b.c", "rms_norm", "2048x4096", "bfloat16", "bf16")
     assert (case.id, case.key) == (

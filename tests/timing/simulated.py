@@ -19,7 +19,7 @@ class Simulated:
     l2_bytes = 4 << 20
     peak_gb_per_s = None
 
-    def __init__(self, *, refuses: bool = False) -> None:
+    def __init__(self, *, refuses: bool | Exception = False) -> None:
         self.now = 0.0
         self.launched: list[object] = []
         self._refuses = refuses
@@ -36,11 +36,16 @@ class Simulated:
         return nullcontext()
 
     def capture(self, work: Callable[[], object]) -> Callable[[], object]:
+        if isinstance(self._refuses, Exception):
+            raise self._refuses
         if self._refuses:
             raise RuntimeError("operation not permitted when stream is capturing")
-        self._graph = graph = []
-        work()
-        self._graph = None
+        graph: list[tuple[object, float]] = []
+        self._graph = graph
+        try:
+            work()
+        finally:
+            self._graph = None
         return lambda: self._run(graph)
 
     def seconds(self, work: Callable[[], object]) -> float:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from qbench_suite import SM_90, CudaSource, KernelError, inspect_function
+from qbench_suite import SM_90, CudaSource, KernelError, LaunchError, inspect_function
 from qbench_suite.timing import (
     Cuda,
     DeviceClock,
@@ -37,6 +37,64 @@ def test_calls_take_every_set_in_turn_and_equally_often(refuses: bool, sets: int
     device.launched.clear()
     assert made.seconds() == pytest.approx(1.0)
     assert device.launched == [*range(sets)] * (2 * made.calls // sets)  # once before it is timed
+
+
+@pytest.mark.parametrize(
+    "error", [torch.OutOfMemoryError("full"), KernelError("no"), LaunchError("too large")]
+)
+def test_what_no_other_way_mends_is_passed_on(error: Exception) -> None:
+    with pytest.raises(type(error)) as caught:
+        burst(Simulated(refuses=error).cuda, [lambda: None])
+    assert caught.value is error
+
+
+def test_what_work_raised_is_found_behind_the_end_of_the_capture() -> None:
+    after = RuntimeError("capture invalidated")
+    after.__context__ = torch.OutOfMemoryError("full")
+    with pytest.raises(torch.OutOfMemoryError):
+        burst(Simulated(refuses=after).cuda, [lambda: None])
+
+
+@pytest.mark.parametrize("error", [ValueError("odd"), TypeError("odd"), RuntimeError("odd\nmore")])
+def test_whatever_else_a_capture_raises_leaves_events(error: Exception) -> None:
+    made = burst(Simulated(refuses=error).cuda, [lambda: None])
+    assert (made.method, made.no_graph) == ("cuda_events", "odd")
+
+
+def test_a_call_that_fails_without_a_graph_too_is_an_error() -> None:
+    calls = iter(range(10**6))
+
+    def thunk() -> None:
+        if next(calls):
+            raise ValueError("odd")
+
+    made = burst(Simulated().cuda, [thunk])
+    assert made.method == "cuda_events"
+    with pytest.raises(ValueError, match="odd"):
+        made.seconds()
+
+
+def test_a_burst_is_captured_after_one_that_was_not() -> None:
+    device = Simulated()
+
+    def thunk() -> None:
+        if device._graph is not None:
+            raise RuntimeError("this waits for the device")
+
+    assert burst(device.cuda, [thunk]).method == "cuda_events"
+    made = burst(device.cuda, device.thunks([1.0]))
+    assert (made.method, made.no_graph) == ("cuda_graph", "")
+    assert made.seconds() == pytest.approx(1.0)
+
+
+@pytest.mark.parametrize("refuses", [False, True])
+def test_outputs_are_those_of_the_last_call_on_each_set(refuses: bool) -> None:
+    gave: list[list[object]] = [[], [], []]
+    made = burst(
+        Simulated(refuses=refuses).cuda,
+        [lambda own=own: own.append(object()) or own[-1] for own in gave],  # type: ignore[misc]
+    )
+    assert list(made.outputs()) == [own[-1] for own in gave]
 
 
 def test_time_of_a_call_is_the_mean_over_the_sets() -> None:
@@ -101,7 +159,7 @@ def test_device_clock_goes_on_by_a_call_a_run() -> None:
     device, clock = Simulated(), DeviceClock()
     lengths = iter([5.0, 1.0, 9.0, 2.0])  # a warm-up, then three rounds
     measured = burst(device.cuda, device.thunks([1.0]))
-    object.__setattr__(measured, "_launch", lambda: None)
+    object.__setattr__(measured, "_launch", tuple)
     device.seconds = lambda _: next(lengths) * measured.calls  # type: ignore[method-assign]
     samples = RoundTimer(3, warmup=1)(clock.counting(measured), clock=clock)
     assert samples.seconds == pytest.approx((1.0, 9.0, 2.0))
@@ -159,8 +217,12 @@ def test_calls_that_cannot_be_captured_are_timed_all_the_same(cuda: Cuda) -> Non
     with cuda.stream():
         made = burst(cuda, [thunk])
         assert made.method == "cuda_events"
+        assert made.no_graph
         assert made.seconds() >= 48e-6
-        assert burst(cuda, copies(MIB, 2, cuda.device)).seconds() > 0, "the stream works on"
+        after = burst(cuda, copies(MIB, 2, cuda.device))
+        assert after.seconds() > 0, "the stream works on"
+        stuck = cuda._side.refusal
+        assert after.method == ("cuda_events" if stuck else "cuda_graph")
 
 
 def test_memory_of_the_device_is_known(cuda: Cuda) -> None:
