@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import os
 import resource
+import signal
 import sys
 import traceback
 from pathlib import Path
@@ -29,6 +30,8 @@ import qbench_suite.results  # noqa: F401
 def run(request: dict[str, Any]) -> int:
     """Become the run: its output, folder, environment and arguments."""
     os.setpgid(0, 0)
+    # Ignored where the tests are a shell's background job, and a run inherits that.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     output = os.open(request["output"], os.O_RDWR | os.O_CREAT | os.O_NOCTTY | os.O_APPEND, 0o644)
     for stream in (1, 2):
         os.dup2(output, stream)
