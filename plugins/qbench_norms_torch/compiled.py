@@ -65,7 +65,9 @@ def _graph(
     # Torch gives up on a code object after eight variants: each graph has its own.
     code = run.__code__.replace(co_name=f"{forward.name.replace('.', '_')}_{next(_serial)}")
     own = types.FunctionType(code, run.__globals__, code.co_name, None, run.__closure__)
-    return torch.compile(own, fullgraph=True, dynamic=False)
+    # Codes are of y as rounded to its dtype, which the compiler leaves out unless it is asked to round.
+    options: Any = {"emulate_precision_casts": True} if operation.quantized else None
+    return torch.compile(own, fullgraph=True, dynamic=False, options=options)
 
 
 def _kept_buffers() -> Any:
