@@ -138,14 +138,6 @@ __device__ __forceinline__ void store_row(T* to, const Vec<T, N>& values, int li
     else store_part<WIDTH>(to, values, live);
 }
 
-/// Calls visit(e, value as float) for each of the first `live` elements of a vector.
-template <class T, int N, class F>
-__device__ __forceinline__ void each_element(const Vec<T, N>& values, int live, F visit) {
-#pragma unroll
-    for (int e = 0; e < N; ++e)
-        if (e < live) visit(e, element(values, e));
-}
-
 /// Sum of term(value as float) over the first `live` elements of a vector.
 template <int WIDTH, class T, int N, class F>
 __device__ __forceinline__ float sum_of(const Vec<T, N>& values, int live, F term) {
